@@ -1,0 +1,1 @@
+"""What runs on the control node: experiments, cluster, deployment, policies, replay, records."""

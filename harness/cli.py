@@ -1,0 +1,232 @@
+"""The ``dualpath`` command.
+
+Exit codes: 0 valid result, 1 the run is invalid or a gate failed, 2 bad arguments or input,
+3 the testbed failed (host lost, deadline, disk, port), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from harness.cluster import ClusterError, cleanup, inside_user_namespace, probe, reexec_in_user_namespace
+from harness.control import HostError
+from harness.experiment import ExperimentError, load_experiment, shipped_experiments
+from harness.orchestrator import DeadlineError, measure
+from harness.progress import RunProgress
+from harness.run_store import RunStoreError, default_directory
+from reports import ReportError, render
+from workloads.formats import load_trace, write_trace
+from workloads.inspection import inspect as inspect_trace
+from workloads.models import MODELS, ModelError, find_model, gb_per_pflop, kv_bytes_per_token, prefill_flops
+from workloads.synthesis import synthesize as synthesize_trace
+from workloads.trace import TraceError
+
+EXIT_INVALID, EXIT_INPUT, EXIT_TESTBED, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+app = typer.Typer(
+    name="dualpath",
+    help="Would loading the KV cache through prefill and decode hosts help on this hardware, and how much?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+traces = typer.Typer(name="traces", help="Inspect and synthesize agentic traces.", no_args_is_help=True)
+app.add_typer(traces)
+out = Console(highlight=False)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="Run directory [default: runs/NAME-TIME].", show_default=False)
+]
+ModeOption = Annotated[
+    str, typer.Option("--mode", help="auto, network_namespaces, user_namespaces or loopback.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        out.print(f"dualpath {metadata.version('dualpath-testbed')}")
+        raise typer.Exit
+
+
+@app.command(epilog="Examples: `dualpath run io_bound_1p1d` · `dualpath run rack.toml --out runs/tuesday`")
+def run(
+    experiment: Annotated[str, typer.Argument(help="A shipped experiment's name or a TOML file.")],
+    directory: OutOption = None,
+    mode: ModeOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Run an experiment on the emulated cluster, compare its policies and write the report."""
+    _run(experiment, directory, mode, json)
+
+
+@app.command(epilog="Example: `dualpath demo`")
+def demo(directory: OutOption = None, mode: ModeOption = "auto", json: JsonOption = False) -> None:
+    """Run the default experiment (the one named `demo`)."""
+    _run("demo", directory, mode, json)
+
+
+@app.command(epilog="Example: `dualpath report runs/demo-20260101-120000`")
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory, complete or not.")],
+    json: JsonOption = False,
+) -> None:
+    """Analyse a stored run again and write its summary.json, report.html and report.md."""
+    _conclude(run_dir, json)
+
+
+@app.command(epilog="Example: `dualpath experiments`")
+def experiments(json: JsonOption = False) -> None:
+    """List the experiments that ship with the package."""
+    loaded = [load_experiment(name) for name in shipped_experiments()]
+    if json:
+        _print_json([{"name": e.name, "description": e.description} for e in loaded])
+        return
+    table = Table("experiment", "what it shows", box=None)
+    for e in loaded:
+        table.add_row(e.name, e.description)
+    out.print(table)
+
+
+@app.command(epilog="Example: `dualpath models deepseek-v3.2-660b --context 32721 --append 429 --json`")
+def models(
+    name: Annotated[str | None, typer.Argument(help="A model's name [default: all].")] = None,
+    context: Annotated[int, typer.Option(min=0, help="Cached tokens.")] = 32_768,
+    append: Annotated[int, typer.Option(min=1, help="New tokens.")] = 429,
+    json: JsonOption = False,
+) -> None:
+    """KV bytes, prefill FLOPs and their ratio (paper section 3) for known models."""
+    chosen = [find_model(name)] if name else list(MODELS.values())
+    rows = [
+        {
+            "name": m.name,
+            "context_tokens": context,
+            "append_tokens": append,
+            "kv_bytes_per_token": kv_bytes_per_token(m),
+            "indexer_bytes_per_token": m.indexer_bytes_per_token,
+            "prefill_flops": prefill_flops(m, context, append),
+            "gb_per_pflop": gb_per_pflop(m, context, append),
+            "source": m.source,
+        }
+        for m in chosen
+    ]
+    if json:
+        _print_json(rows[0] if name else rows)
+        return
+    table = Table("model", "KV bytes/token", "prefill TFLOP", "GB/PFLOP", box=None)
+    for m, row in zip(chosen, rows, strict=True):
+        flops, ratio = prefill_flops(m, context, append) / 1e12, gb_per_pflop(m, context, append)
+        table.add_row(m.name, str(row["kv_bytes_per_token"]), f"{flops:.2f}", f"{ratio:.1f}")
+    out.print(table)
+    out.print(f"for {append} new tokens over a context of {context} cached tokens")
+
+
+@app.command("cleanup", epilog="Example: `dualpath cleanup`")
+def cleanup_command() -> None:
+    """Remove what killed runs left behind: processes, namespaces, scratch files; never a live run's."""
+    removed = cleanup()
+    for line in removed:
+        out.print(f"removed {line}")
+    if not removed:
+        out.print("nothing to clean up")
+
+
+@traces.command("inspect", epilog="Example: `dualpath traces inspect trace_0001.json.gz --json`")
+def traces_inspect(
+    path: Annotated[Path, typer.Argument(help="A trace file, or a folder of them.")], json: JsonOption = False
+) -> None:
+    """Describe a trace: sessions, turns, hit rate, context lengths."""
+    summary = inspect_trace(load_trace(path))
+    if json:
+        _print_json(summary)
+        return
+    table = Table("figure", "value", box=None)
+    for key, value in msgspec.to_builtins(summary).items():
+        if isinstance(value, str | int | float):
+            table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
+    out.print(table)
+
+
+@traces.command(
+    "synthesize",
+    epilog="Example: `dualpath traces synthesize --like paper-64k --sessions 500 --seed 1 -o t.jsonl`",
+)
+def traces_synthesize(
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write (JSONL).")],
+    like: Annotated[str, typer.Option(help="paper-32k, paper-48k or paper-64k.")] = "paper-64k",
+    sessions: Annotated[int, typer.Option(min=1)] = 500,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+) -> None:
+    """Write a synthetic trace whose means match the paper's trace table (section 7.1)."""
+    trace = synthesize_trace(like, sessions, seed)
+    write_trace(trace, output)
+    out.print(f"{output}: {sessions} sessions, sha256 {trace.sha256}")
+
+
+def _run(name: str, directory: Path | None, mode_name: str, json: bool) -> None:
+    experiment = load_experiment(name)
+    choice = probe(None if mode_name == "auto" else mode_name)
+    if choice.mode == "user_namespaces" and not inside_user_namespace():
+        reexec_in_user_namespace(sys.orig_argv)
+    directory = directory or default_directory(experiment.name)
+    with RunProgress() as progress:
+        try:
+            measure(experiment, directory, choice, progress)
+        except (HostError, DeadlineError, KeyboardInterrupt):
+            if (directory / "metadata.json").exists():
+                render(directory)
+            raise
+    _conclude(directory, json)
+
+
+def _conclude(directory: Path, json: bool) -> None:
+    """Analyse, render, print the verdict; exit 1 if the run is not valid."""
+    summary = render(directory)
+    if json:
+        _print_json(summary)
+    else:
+        out.print(f"\n{summary.verdict}")
+        for problem in summary.problems:
+            out.print(f"INVALID: {problem}")
+        for warning in summary.warnings:
+            out.print(f"warning: {warning}")
+        out.print(f"report: {directory / 'report.html'}")
+    if not summary.valid:
+        raise typer.Exit(EXIT_INVALID)
+
+
+def _print_json(document: Any) -> None:
+    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+
+
+def main() -> None:
+    """Entry point: every expected error is one line on stderr and the right exit code."""
+    try:
+        app()
+    except (ExperimentError, TraceError, ModelError, ReportError) as error:
+        _fail(error, EXIT_INPUT)
+    except (HostError, ClusterError, RunStoreError, DeadlineError) as error:
+        _fail(error, EXIT_TESTBED)
+    except KeyboardInterrupt:
+        _fail("interrupted; what was measured until then is saved", EXIT_INTERRUPTED)
+
+
+def _fail(error: object, code: int) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"dualpath: {error}", markup=False)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

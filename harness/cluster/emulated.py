@@ -1,0 +1,67 @@
+"""The cluster as namespaces: the control node, each host, storage, the switch; shaped links; nginx."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from harness.cluster.cluster import Cluster, ClusterHost
+from harness.cluster.modes import inside_user_namespace
+from harness.cluster.namespaces import (
+    NetworkNamespace,
+    connect_all,
+    open_current_namespace,
+    restore_network_namespace,
+)
+from harness.cluster.storage_server import STORAGE_PORT, start_storage_server
+from harness.cluster.topology import lay_out
+
+
+class EmulatedCluster(Cluster):
+    """Real links at the NICs' rates and a real storage server, in either of the two namespace modes."""
+
+    def _set_up(self, resources: ExitStack) -> None:
+        self.mode = "user_namespaces" if inside_user_namespace() else "network_namespaces"
+        topology = lay_out(self.spec)
+        switch = NetworkNamespace()
+        resources.callback(switch.close)
+        self._namespaces: dict[str, NetworkNamespace] = {}
+        for endpoint in topology.endpoints:
+            namespace = self._namespaces[endpoint.name] = NetworkNamespace()
+            resources.callback(namespace.close)
+        connect_all(topology, switch, self._namespaces, self.spec.high_class_share)
+        self.control_address = topology.control.address("management")
+        self.hosts = tuple(
+            ClusterHost(
+                name=endpoint.name,
+                role=endpoint.role,
+                management_address=endpoint.address("management"),
+                storage_address=endpoint.address("storage"),
+                compute_address=endpoint.address("compute"),
+                nics=endpoint.nics,
+                namespace=self._namespaces[endpoint.name].path,
+            )
+            for endpoint in topology.hosts
+        )
+        self._start_storage()
+
+    def _start_storage(self) -> None:
+        prefix = self.scratch / "nginx"
+        prefix.mkdir()
+        address = self.host("storage").storage_address
+        namespace = self._namespaces["storage"]
+        server = start_storage_server(
+            self._processes,
+            prefix,
+            self.storage_root,
+            self.storage_log,
+            namespace,
+            address,
+            cache=self._cache,
+        )
+        self.storage_processes = (server,)
+        self.storage_url = f"http://{address}:{STORAGE_PORT}"
+
+    def enter_control_namespace(self) -> None:
+        """See ``Cluster``: undone when the cluster is left."""
+        self._resources.callback(restore_network_namespace, open_current_namespace())
+        self._namespaces["control"].enter()

@@ -1,0 +1,158 @@
+"""Processes of a run: started in a namespace, dead when the harness is, found again by the run's id.
+
+Every process carries ``DUALPATH_RUN_ID`` in its environment and its children inherit it, so that
+"ours" is answered by the process itself (proc(5), environ), not by a list that could be out of date.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from harness.cluster.errors import ClusterError
+
+RUN_ID_VARIABLE = "DUALPATH_RUN_ID"
+_KILL_TIMEOUT_S = 5.0
+
+# The parent may end between fork and setpriv; then nothing would ever send the signal. A shell reads
+# its parent's id at its start, that is after setpriv has asked for the signal, and so closes the gap.
+_STILL_CHILD = '[ "$PPID" = "$0" ] || exit 125; exec "$@"'
+
+
+def command_line(argv: Sequence[str], namespace: str | None, parent_pid: int) -> list[str]:
+    """``argv`` wrapped to run in a namespace and to be killed when ``parent_pid`` ends (prctl(2), PDEATHSIG).
+
+    Each wrapper replaces itself, so the process id is that of ``argv``. Works unchanged without privileges.
+    """
+    tied = ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", _STILL_CHILD, str(parent_pid)]
+    inside = ["nsenter", f"--net={namespace}", "--"] if namespace else []
+    return [*tied, *inside, *argv]
+
+
+class RunProcesses:
+    """Owner of one run's processes.
+
+    The kernel ties a process to the thread that started it: call ``spawn`` from one that lasts.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def spawn(
+        self, argv: Sequence[str], namespace: str | None, log: Path, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start ``argv`` in a network namespace (None: the caller's), its output appended to ``log``.
+
+        ``env`` is added to the harness's own environment. The process leads its own process group, so
+        a Ctrl-C at the terminal reaches the harness alone. Raises ClusterError when it cannot be started.
+        """
+        if shutil.which(argv[0]) is None:
+            raise ClusterError(f"{argv[0]}: no such command to start on a host")
+        environment = {**os.environ, **(env or {}), RUN_ID_VARIABLE: self.run_id}
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as output:
+                process = subprocess.Popen(
+                    command_line(argv, namespace, os.getpid()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    process_group=0,
+                )
+        except OSError as error:
+            raise ClusterError(f"cannot start {argv[0]} with log {log}: {error}") from error
+        self._started.append(process)
+        return process
+
+    def kill_all(self) -> None:
+        """SIGKILL every process of the run, children of children too, and reap those started here.
+
+        Raises ClusterError for one that outlives it by 5 s.
+        """
+        for process in self._started:
+            # Not reaped, so the process id, and its group's, is still its own.
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        kill_run(self.run_id, _KILL_TIMEOUT_S)
+        for process in self._started:
+            try:
+                process.wait(_KILL_TIMEOUT_S)
+            except subprocess.TimeoutExpired as error:
+                raise ClusterError(
+                    f"process {process.pid} outlived SIGKILL by {_KILL_TIMEOUT_S:g} s"
+                ) from error
+
+
+async def wait_exit(process: subprocess.Popen[bytes]) -> int:
+    """The exit status, negative for a signal, once ``process`` has ended; cancelling leaves it running."""
+    if process.poll() is None:
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            loop.add_reader(pidfd, ended.set)
+            await ended.wait()
+        finally:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+    return process.wait()
+
+
+def kill_run(run_id: str, timeout_s: float = _KILL_TIMEOUT_S) -> list[int]:
+    """SIGKILL every process that carries the run's id and wait for their end; their process ids.
+
+    Raises ClusterError at the deadline.
+    """
+    killed: set[int] = set()
+    deadline = time.monotonic() + timeout_s
+    # One may fork while it is being looked for, or be inside execve(2), where its environment looks empty.
+    looks_without_any = 0
+    while looks_without_any < 2:
+        found = [pid for pid in _process_ids() if _carries(pid, run_id)]
+        looks_without_any = 0 if found else looks_without_any + 1
+        if found and time.monotonic() > deadline:
+            raise ClusterError(
+                f"processes {found} of run {run_id} did not end within {timeout_s:g} s of SIGKILL"
+            )
+        killed.update(pid for pid in found if _kill(pid, run_id, deadline))
+    return sorted(killed)
+
+
+def _kill(pid: int, run_id: str, deadline: float) -> bool:
+    # A pidfd stays with the process it was opened for: checked again through it, the id cannot be another's.
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not _carries(pid, run_id):
+            return False
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
+        return True
+    finally:
+        os.close(pidfd)
+
+
+def _process_ids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+
+
+def _carries(pid: int, run_id: str) -> bool:
+    # Unreadable: another user's, so not ours. Empty: already dead and waiting to be reaped.
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+    return f"{RUN_ID_VARIABLE}={run_id}".encode() in environment.split(b"\0")

@@ -1,0 +1,60 @@
+"""Link rates and traffic classes of an emulated NIC, as ``tc`` commands. Pure text, nothing is run here.
+
+A NIC is shaped where a frame enters its link: in the host for what it sends, and on the switch port
+for what it receives. HTB (tc-htb(8)) at the link rate; on the compute network one parent at link
+rate with two leaves (paper section 5, appendix A.1: about 99:1), both allowed to borrow up to the link rate.
+"""
+
+from __future__ import annotations
+
+from harness.cluster.topology import Nic
+
+DSCP_EF_TOS = 0xB8
+"""IP TOS byte of the high traffic class: DSCP 46, expedited forwarding (RFC 3246)."""
+
+GSO_MAX_BYTES = 16 * 1024
+"""Largest segment handed to a link at once. HTB charges every MTU-sized frame in it with its headers,
+so rates stay exact; larger would make the high class wait longer behind a low one, smaller costs CPU."""
+
+_MIN_BURST_BYTES = 16 * 1024
+_BURST_S = 0.001
+_MIN_QUEUE_BYTES = 8 * GSO_MAX_BYTES
+_QUEUE_S = 0.02
+
+
+def shaping_commands(device: str, nic: Nic, high_class_share: float) -> list[str]:
+    """``tc`` batch lines giving ``device``, one end of ``nic``'s link, the NIC's rate; none if unshaped."""
+    if nic.bytes_per_s is None:
+        return []
+    rate = nic.bytes_per_s
+    if nic.network != "compute":
+        return [
+            f"qdisc add dev {device} root handle 1: htb default 10",
+            *_class(device, "1:", "1:10", rate, rate, leaf=True),
+        ]
+    low_share = 1 - high_class_share
+    return [
+        f"qdisc add dev {device} root handle 1: htb default 20",
+        *_class(device, "1:", "1:1", rate, rate),
+        *_class(device, "1:1", "1:10", rate * high_class_share, rate, priority=0, leaf=True),
+        *_class(device, "1:1", "1:20", rate * low_share, rate, priority=7, leaf=True),
+        # The two low bits of the byte are ECN's, not the class's (RFC 3168).
+        f"filter add dev {device} parent 1: protocol ip prio 1 u32"
+        f" match ip dsfield {DSCP_EF_TOS:#x} 0xfc flowid 1:10",
+    ]
+
+
+def _class(
+    device: str, parent: str, name: str, rate: float, ceil: float, *, priority: int = 0, leaf: bool = False
+) -> list[str]:
+    burst_bytes = max(_MIN_BURST_BYTES, round(ceil * _BURST_S))
+    lines = [
+        f"class add dev {device} parent {parent} classid {name} htb"
+        f" rate {max(1, round(rate))}bps ceil {round(ceil)}bps"
+        f" burst {burst_bytes}b cburst {burst_bytes}b quantum {GSO_MAX_BYTES} prio {priority}"
+    ]
+    if leaf:
+        # In bytes, as a switch's buffer is: HTB's default queue holds 1000 segments, seconds of delay here.
+        queue_bytes = max(_MIN_QUEUE_BYTES, round(ceil * _QUEUE_S))
+        lines.append(f"qdisc add dev {device} parent {name} bfifo limit {queue_bytes}")
+    return lines

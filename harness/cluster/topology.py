@@ -1,0 +1,124 @@
+"""The shape of an emulated cluster: hosts, their NICs and addresses. Pure data, nothing is created here.
+
+Every host has a management NIC; prefill and decode hosts and the storage host have a storage NIC
+(SNIC); prefill and decode hosts have a compute NIC (CNIC). Each network is one /24. The subnets
+exist only inside a run's own namespaces, so two runs use the same ones without meeting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.cluster.errors import ClusterError
+
+Network = Literal["management", "storage", "compute"]
+Role = Literal["prefill", "decode", "storage"]
+
+SUBNETS: dict[Network, str] = {
+    "management": "10.77.0",
+    "storage": "10.78.0",
+    "compute": "10.79.0",
+}
+PREFIX_BITS = 24
+NIC_NAMES: dict[Network, str] = {"management": "mgmt0", "storage": "stor0", "compute": "comp0"}
+
+_CONTROL_NUMBER = 1
+_STORAGE_NUMBER = 2
+_FIRST_NUMBER = {"prefill": 10, "decode": 100}
+MAX_HOSTS_PER_ROLE = 64
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """What to emulate. Rates are link rates, one direction, frame headers included, in bytes a second.
+
+    ``high_class_share`` of a compute NIC is kept for the high traffic class (paper section 5: about 99 %).
+    Raises ClusterError for values that no cluster can have.
+    """
+
+    prefill_hosts: int
+    decode_hosts: int
+    storage_nic_bytes_per_s: float
+    compute_nic_bytes_per_s: float
+    high_class_share: float = 0.99
+
+    def __post_init__(self) -> None:
+        for name in ("prefill_hosts", "decode_hosts"):
+            count = getattr(self, name)
+            if not 1 <= count <= MAX_HOSTS_PER_ROLE:
+                raise ClusterError(f"{name}: found {count}, expected 1 to {MAX_HOSTS_PER_ROLE}")
+        for name in ("storage_nic_bytes_per_s", "compute_nic_bytes_per_s"):
+            rate = getattr(self, name)
+            # Slower, and the 16 KiB that HTB lets through at once would be seconds of the link.
+            if not 10_000 <= rate < 1e12:
+                raise ClusterError(f"{name}: found {rate:g}, expected 10 kB/s to 1 TB/s")
+        if not 0 < self.high_class_share < 1:
+            raise ClusterError(f"high_class_share: found {self.high_class_share:g}, expected between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Nic:
+    """One interface of a host. ``bytes_per_s`` is its link rate in both directions, None where unshaped."""
+
+    name: str
+    network: Network
+    address: str
+    bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A machine of the cluster as planned."""
+
+    name: str
+    nics: tuple[Nic, ...]
+
+    def address(self, network: Network) -> str:
+        """The IPv4 address on a network, or '' where the machine has no NIC there."""
+        return next((nic.address for nic in self.nics if nic.network == network), "")
+
+
+@dataclass(frozen=True)
+class PlannedHost(Endpoint):
+    """An endpoint that is a host; the control node is none."""
+
+    role: Role
+
+
+@dataclass(frozen=True)
+class Topology:
+    """All machines: the control node, the storage host, then prefill and decode hosts in order."""
+
+    control: Endpoint
+    hosts: tuple[PlannedHost, ...]
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The control node and the hosts."""
+        return (self.control, *self.hosts)
+
+
+def lay_out(spec: ClusterSpec) -> Topology:
+    """Name and number the machines: ``storage``, ``p0``.., ``d0``.., and the control node."""
+    control = Endpoint("control", (_nic("management", _CONTROL_NUMBER),))
+    # The storage host's own link is unshaped: the SNICs of the readers are what the paper measures.
+    storage_nics = (_nic("management", _STORAGE_NUMBER), _nic("storage", _STORAGE_NUMBER))
+    storage = PlannedHost("storage", storage_nics, "storage")
+    prefill = [_host(spec, "prefill", index) for index in range(spec.prefill_hosts)]
+    decode = [_host(spec, "decode", index) for index in range(spec.decode_hosts)]
+    return Topology(control, (storage, *prefill, *decode))
+
+
+def _host(spec: ClusterSpec, role: Literal["prefill", "decode"], index: int) -> PlannedHost:
+    number = _FIRST_NUMBER[role] + index
+    nics = (
+        _nic("management", number),
+        _nic("storage", number, spec.storage_nic_bytes_per_s),
+        _nic("compute", number, spec.compute_nic_bytes_per_s),
+    )
+    return PlannedHost(f"{role[0]}{index}", nics, role)
+
+
+def _nic(network: Network, number: int, bytes_per_s: float | None = None) -> Nic:
+    return Nic(NIC_NAMES[network], network, f"{SUBNETS[network]}.{number}", bytes_per_s)

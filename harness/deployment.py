@@ -1,0 +1,145 @@
+"""Agents on the hosts of a cluster: started, attached, configured, watched, stopped.
+
+async with deploy(cluster, configs, store) as deployment:
+    await deployment.call_all(...)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+from harness.cluster import Cluster, wait_exit
+from harness.control import AgentHandle, ControlServer, HostError
+from harness.run_store import RunStore
+from hosts.protocol import HostConfig, Message, Peers, Ready, Shutdown
+
+ATTACH_TIMEOUT_S = 30.0
+COMMAND_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 3.0
+_T = TypeVar("_T")
+
+
+class Deployment:
+    """Attached agents by host. ``on_event`` receives what they report; set it before turns are sent."""
+
+    def __init__(self) -> None:
+        self.agents: dict[str, AgentHandle] = {}
+        self.on_event: Callable[[str, Message], None] = lambda host, message: None
+        self._watched: list[tuple[str, str, subprocess.Popen[bytes]]] = []
+
+    async def call_all(
+        self, commands: Mapping[str, Message], timeout_s: float = COMMAND_TIMEOUT_S
+    ) -> dict[str, Message]:
+        """Send each host its command at once; answers by host. The first HostError wins."""
+        async with _first_error() as group:
+            calls = {h: group.create_task(self.agents[h].call(c, timeout_s)) for h, c in commands.items()}
+        return {host: call.result() for host, call in calls.items()}
+
+    def watch(self, host: str, name: str, process: subprocess.Popen[bytes]) -> None:
+        """From now on, the end of ``process`` means that ``host`` is lost."""
+        self._watched.append((host, name, process))
+
+    async def until_lost(self) -> None:
+        """Runs until a host is lost, then raises HostError naming it."""
+        async with _first_error() as group:
+            for host, name, process in self._watched:
+                group.create_task(_lost_process(host, name, process))
+            for agent in self.agents.values():
+                group.create_task(_lost_stream(agent))
+
+    async def guard(self, work: Awaitable[_T]) -> _T:
+        """The result of ``work``, or HostError as soon as a host is lost."""
+        watcher = asyncio.create_task(self.until_lost())
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait([task, watcher], return_when=asyncio.FIRST_COMPLETED)
+            if watcher.done():
+                await watcher
+            return await task
+        finally:
+            for unfinished in (task, watcher):
+                unfinished.cancel()
+            await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+@asynccontextmanager
+async def deploy(
+    cluster: Cluster, configs: Mapping[str, HostConfig], store: RunStore
+) -> AsyncIterator[Deployment]:
+    """Start an agent on every host, attach, configure and introduce them; stop them at the end."""
+    deployment = Deployment()
+    server = ControlServer(list(configs), lambda host, message: deployment.on_event(host, message))
+    control_address = await server.start(f"{cluster.control_address}:0")
+    try:
+        for process in cluster.storage_processes:
+            deployment.watch("storage", "storage server", process)
+        for host in configs:
+            argv = [sys.executable, "-m", "hosts.agent", "--control", control_address, "--host", host]
+            deployment.watch(host, "agent", cluster.spawn(host, argv, store.log_file(host, "agent")))
+        deployment.agents = await deployment.guard(server.agents(ATTACH_TIMEOUT_S))
+        await deployment.guard(_introduce(deployment, configs))
+        yield deployment
+    finally:
+        await _stop(deployment)
+        await server.stop()
+
+
+async def _introduce(deployment: Deployment, configs: Mapping[str, HostConfig]) -> None:
+    """Configure every agent, then tell each where its peers listen."""
+    ready = await deployment.call_all(configs)
+    addresses = {host: r.transport_address for host, r in ready.items() if isinstance(r, Ready)}
+    await deployment.call_all(dict.fromkeys(configs, Peers(addresses)))
+
+
+async def _stop(deployment: Deployment) -> None:
+    """Ask every agent that is left to end; whoever does not is killed with the cluster."""
+    deployment.on_event = lambda host, message: None
+    calls = [agent.call(Shutdown(), _STOP_TIMEOUT_S) for agent in deployment.agents.values()]
+    await asyncio.gather(*calls, return_exceptions=True)
+    exits = [asyncio.create_task(wait_exit(p)) for _, name, p in deployment._watched if name == "agent"]
+    if exits:
+        _, slow = await asyncio.wait(exits, timeout=_STOP_TIMEOUT_S)
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*exits, return_exceptions=True)
+
+
+async def _lost_process(host: str, name: str, process: subprocess.Popen[bytes]) -> None:
+    status = await wait_exit(process)
+    how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+    raise HostError(host, f"its {name} process ended ({how})")
+
+
+async def _lost_stream(agent: AgentHandle) -> None:
+    # A dead process closes its stream, too: give the process watcher, which knows more, the first word.
+    with suppress(HostError):
+        await asyncio.shield(agent.lost)
+    await asyncio.sleep(0.2)
+    await agent.lost
+
+
+@asynccontextmanager
+async def _first_error() -> AsyncIterator[asyncio.TaskGroup]:
+    """A task group that raises its first error by itself instead of an exception group."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        raise _leaf(errors) from None
+
+
+def _leaf(errors: BaseExceptionGroup[Any]) -> BaseException:
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
+def everyone(hosts: Iterable[str], command: Message) -> dict[str, Message]:
+    """The same command for each host."""
+    return dict.fromkeys(hosts, command)

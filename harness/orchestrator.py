@@ -1,0 +1,295 @@
+"""One experiment from file to records: the table of contents of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from harness.cluster import Cluster, ModeChoice, open_cluster
+from harness.deployment import Deployment, deploy
+from harness.experiment import Experiment
+from harness.orders import TurnKeys
+from harness.policies import POLICIES, ClusterLoad
+from harness.preparation import Preparation, as_builtins, prepare
+from harness.progress import RunProgress
+from harness.recording import Repetition, hosts_table, nics_table, transfers_table, turns_table
+from harness.replay import Replay
+from harness.run_store import RunStore
+from harness.scale_model import figures_in_force
+from hosts.protocol import Ceiling, MeasureCeiling, Prime, Remove, StoredObject
+from workloads.layout import SessionPlan
+
+_PRIME_BATCH = 8
+_PRIME_TIMEOUT_S = 120.0
+_WARM_UP_AGENTS = 8
+
+
+class DeadlineError(Exception):
+    """The run did not end within measurement.deadline_s: exit code 3."""
+
+
+def measure(experiment: Experiment, directory: Path, choice: ModeChoice, progress: RunProgress) -> None:
+    """Run an experiment and leave its records in ``directory``:
+
+    1. prepare: trace, model, hardware and scale; what must be read (nothing is started yet)
+    2. open the run directory
+    3. raise the cluster
+    4. deploy an agent on every host
+    5. prime the storage with every session's past
+    6. measure the ceiling of every storage path
+    7. replay each repetition, policies alternating
+    8. save the records, whatever happened
+
+    Raises ExperimentError, TraceError, ModelError (input); HostError, ClusterError, RunStoreError,
+    DeadlineError (testbed); KeyboardInterrupt.
+    """
+    preparation = prepare(experiment)
+    progress.phase(_describe(preparation))
+    store = RunStore.create(directory, _metadata(preparation, choice))
+    store.save("experiment.toml", tomli_w.dumps(_without_none(as_builtins(experiment))).encode())
+    run = _Run(preparation, store, progress)
+    with _recorded(run):
+        progress.phase(f"raising the cluster ({choice.mode.replace('_', ' ')})")
+        with open_cluster(preparation.cluster_spec, choice.mode) as cluster:
+            cluster.enter_control_namespace()
+            asyncio.run(_measure_on(run, cluster))
+
+
+@dataclass(slots=True)
+class _Run:
+    preparation: Preparation
+    store: RunStore
+    progress: RunProgress
+    repetitions: list[Repetition] = field(default_factory=list)
+    roles: dict[str, str] = field(default_factory=dict)
+
+
+async def _measure_on(run: _Run, cluster: Cluster) -> None:
+    preparation = run.preparation
+    run.roles = {host.name: host.role for host in cluster.hosts}
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+    configs = {host.name: preparation.host_config(cluster, host) for host in cluster.hosts}
+    deadline_s = preparation.experiment.measurement.deadline_s
+    try:
+        async with asyncio.timeout(deadline_s) as deadline:
+            run.progress.phase(f"deploying {len(configs)} agents")
+            async with deploy(cluster, configs, run.store) as deployment:
+                _record_hosts(run, cluster, deployment)
+                await _prime(run, deployment)
+                await _measure_ceilings(run, deployment)
+                await _repeat(run, deployment)
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise DeadlineError(
+            f"measurement.deadline_s: the run did not end within {deadline_s:g} s; what was measured is saved"
+        ) from None
+
+
+async def _prime(run: _Run, deployment: Deployment) -> None:
+    """The storage host writes every session's past, and the objects that ceilings are measured with."""
+    plans = run.preparation.plans
+    objects = [TurnKeys("").prime(plan) for plan in plans if len(plan.prime_ids)]
+    objects += run.preparation.ceiling_objects()
+    nbytes = sum(map(_blocks, objects)) * run.preparation.scale.geometry.full_block_bytes
+    run.progress.phase(f"priming the storage with {nbytes / 1e6:.0f} MB of KV cache")
+    storage = deployment.agents["storage"]
+    for first in range(0, len(objects), _PRIME_BATCH):
+        batch = Prime(tuple(objects[first : first + _PRIME_BATCH]))
+        await deployment.guard(storage.call(batch, _PRIME_TIMEOUT_S))
+
+
+async def _measure_ceilings(run: _Run, deployment: Deployment) -> None:
+    """What each storage path carries when all hosts read at once and nothing else happens."""
+    measurement = run.preparation.experiment.measurement
+    run.progress.phase(f"measuring storage ceilings ({measurement.ceiling_s:g} s)")
+    block_bytes = run.preparation.scale.geometry.full_block_bytes
+    objects = tuple((o.key, _blocks(o) * block_bytes) for o in run.preparation.ceiling_objects())
+    command = MeasureCeiling(objects, measurement.ceiling_s)
+    readers = [host for host, role in run.roles.items() if role != "storage"]
+    answers = await deployment.guard(deployment.call_all(dict.fromkeys(readers, command)))
+    run.store.metadata["ceilings"] = {
+        host: {"storage_read_bytes_per_s": answer.read_bytes_per_s, "measured_at": _now()}
+        for host, answer in answers.items()
+        if isinstance(answer, Ceiling)
+    }
+    run.store.save_metadata()
+
+
+async def _repeat(run: _Run, deployment: Deployment) -> None:
+    """A short unrecorded warm-up, then every repetition."""
+    measurement, plans = run.preparation.experiment.measurement, run.preparation.plans
+    run.progress.phase("warming up")
+    first_turns = [_first_turn(plan) for plan in plans[:_WARM_UP_AGENTS]]
+    await _replay(run, deployment, Repetition(-1, measurement.contender), first_turns)
+    order = alternating(measurement.policies, measurement.repetitions)
+    for index, policy in enumerate(order):
+        repetition = Repetition(index, policy)
+        run.repetitions.append(repetition)
+        run.progress.begin_repetition(f"{index + 1}/{len(order)} {policy}", run.preparation.turns)
+        await _replay(run, deployment, repetition, plans)
+        run.progress.end_repetition(f"{index + 1}/{len(order)} {policy}: JCT {repetition.jct_s:.2f} s")
+
+
+async def _replay(
+    run: _Run, deployment: Deployment, repetition: Repetition, plans: Sequence[SessionPlan]
+) -> None:
+    """One repetition; what it persisted is removed afterwards."""
+    engines = run.preparation.scale.engines_per_host
+    load = ClusterLoad(
+        {host: engines for host, role in run.roles.items() if role == "prefill"},
+        {host: engines for host, role in run.roles.items() if role == "decode"},
+    )
+    prefix = f"repetition{repetition.index}"
+    replay = Replay(
+        deployment,
+        POLICIES[repetition.policy],
+        load,
+        repetition,
+        TurnKeys(prefix),
+        run.preparation.gap_s,
+        run.progress.advance,
+    )
+    await replay.run(plans)
+    await deployment.guard(deployment.agents["storage"].call(Remove(prefix), _PRIME_TIMEOUT_S))
+
+
+def alternating(policies: Sequence[str], repetitions: int) -> list[str]:
+    """A B B A A B ...: drift of the machine falls on all policies alike."""
+    rounds = (policies if i % 2 == 0 else policies[::-1] for i in range(repetitions))
+    return [policy for round_ in rounds for policy in round_]
+
+
+@contextmanager
+def _recorded(run: _Run) -> Iterator[None]:
+    """Save everything measured when the run ends, however it ends; the status says how."""
+    stored = run.store.metadata
+    try:
+        yield
+        stored["status"] = "measured"
+    except KeyboardInterrupt:
+        stored["status"], stored["failure"] = "interrupted", "interrupted before the last repetition ended"
+        raise
+    except Exception as error:
+        stored["status"], stored["failure"] = "failed", str(error)
+        raise
+    finally:
+        stored["repetitions"] = [r.summary() for r in run.repetitions]
+        run.store.save_table("turns.parquet", turns_table(run.repetitions))
+        run.store.save_table("transfers.parquet", transfers_table(run.repetitions))
+        run.store.save_table("telemetry/nics.parquet", nics_table(run.repetitions, run.roles))
+        run.store.save_table("telemetry/hosts.parquet", hosts_table(run.repetitions, run.roles))
+        run.store.save_metadata()
+
+
+def _metadata(preparation: Preparation, choice: ModeChoice) -> dict[str, Any]:
+    """Everything known before the start; see the reports' stored-run contract."""
+    experiment, scale = preparation.experiment, preparation.scale
+    workload, replay = experiment.workload, experiment.replay
+    oracle_only = set(experiment.measurement.policies) == {"oracle"}
+    return {
+        "format_version": 1,
+        "run_id": "",
+        "status": "running",
+        "failure": None,
+        "started_at": _now(),
+        "dualpath_version": metadata.version("dualpath-testbed"),
+        "experiment": as_builtins(experiment),
+        "baseline": experiment.measurement.baseline,
+        "contender": experiment.measurement.contender,
+        "trace": {
+            "sha256": preparation.trace.sha256,
+            "format": preparation.trace.format,
+            "sessions": len(preparation.plans),
+            "turns": preparation.turns,
+            "hit_rate": preparation.hit_rate,
+            "source": workload.trace or f"{workload.synthesize}, seed {workload.seed}",
+            "filters": [
+                f"{replay.agents} of {len(preparation.trace.sessions)} sessions",
+                f"{replay.turns_per_agent or 'all'} turns each from the {replay.start}",
+                f"gaps x {replay.gap_scale:g}, at most {replay.gap_cap_s:g} s",
+                f"append x {workload.append_scale:g}, generated x {workload.generated_scale:g}",
+            ],
+        },
+        "expected": {
+            "read_bytes_per_repetition": 0 if oracle_only else preparation.read_bytes,
+            "turns_per_repetition": preparation.turns,
+        },
+        "scale": scale.summary(),
+        "model": {
+            "name": preparation.model.name,
+            "layers": scale.geometry.layers,
+            "block_tokens": scale.geometry.block_tokens,
+            "layer_block_bytes": scale.geometry.layer_block_bytes,
+            "kv_bytes_per_token": preparation.model.layers * preparation.model.layer_kv_bytes_per_token,
+        },
+        "profile": figures_in_force(experiment, preparation.profile),
+        "hosts": [],
+        "emulation": {
+            "mode": choice.mode,
+            "storage": "posix" if choice.mode == "loopback" else "http",
+            "storage_cache": "page cache",
+            "transport": "tcp",
+            "labels": [f"{mode} not available: {why}" for mode, why in choice.unavailable.items()],
+        },
+        "ceilings": {},
+        "repetitions": [],
+        "sla": None,
+    }
+
+
+def _record_hosts(run: _Run, cluster: Cluster, deployment: Deployment) -> None:
+    """The hosts as they came up."""
+    run.store.metadata["run_id"] = cluster.run_id
+    run.store.metadata["hosts"] = [
+        {
+            "name": host.name,
+            "role": host.role,
+            "engines": 0 if host.role == "storage" else run.preparation.scale.engines_per_host,
+            "storage_nic": next((nic.name for nic in host.nics if nic.network == "storage"), None),
+            "compute_nic": next((nic.name for nic in host.nics if nic.network == "compute"), None),
+            "storage_nic_nominal_gbit_per_s": next(
+                (n.bytes_per_s * 8 / 1e9 for n in host.nics if n.network == "storage" and n.bytes_per_s), None
+            ),
+            "facts": deployment.agents[host.name].facts,
+        }
+        for host in cluster.hosts
+    ]
+    run.store.save_metadata()
+
+
+def _describe(preparation: Preparation) -> str:
+    cluster, scale = preparation.experiment.cluster, preparation.scale
+    return (
+        f"{preparation.experiment.name}: {len(preparation.plans)} agents, {preparation.turns} turns, "
+        f"hit rate {preparation.hit_rate:.2%}, {preparation.model.name} on {cluster.prefill_hosts}P"
+        f"{cluster.decode_hosts}D, storage NICs {scale.storage_nic_bytes_per_s * 8 / 1e6:.0f} Mbit/s emulated"
+    )
+
+
+def _first_turn(plan: SessionPlan) -> SessionPlan:
+    return SessionPlan(plan.session_id, plan.prime_key, plan.prime_ids, plan.turns[:1])
+
+
+def _blocks(stored: StoredObject) -> int:
+    return sum(r.count for r in stored.blocks)
+
+
+def _without_none(document: Any) -> Any:
+    """TOML has no null: a key that is not set is left out."""
+    if isinstance(document, dict):
+        return {key: _without_none(value) for key, value in document.items() if value is not None}
+    return document
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

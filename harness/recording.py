@@ -1,0 +1,213 @@
+"""Turns, transfers and telemetry as they come in, and the tables they are stored as."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from harness.policies import Placement
+from hosts.protocol import HostSamples, RepetitionReport, Transfer, TurnDone
+
+
+@dataclass(slots=True)
+class TurnRecord:
+    """One turn; ``*_at_ns`` on the control node's clock since the repetition began."""
+
+    session_id: str
+    turn: int
+    turn_id: int
+    placement: Placement
+    input_tokens: int
+    hit_tokens: int
+    new_tokens: int
+    output_tokens: int
+    arrived_at_ns: int
+    dispatched_at_ns: int
+    first_token_at_ns: int = 0
+    done_at_ns: int = 0
+    done: TurnDone | None = None
+
+
+@dataclass(slots=True)
+class ControlPlane:
+    """What the control node itself cost during a repetition."""
+
+    decision_s_total: float = 0.0
+    message_rtt_s: list[float] = field(default_factory=list)
+    loop_lag_s: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
+
+    def summary(self) -> dict[str, float]:
+        """As stored in metadata.json."""
+        return {
+            "decision_s_total": self.decision_s_total,
+            "message_rtt_s_p50": _quantile(self.message_rtt_s, 0.5),
+            "message_rtt_s_p99": _quantile(self.message_rtt_s, 0.99),
+            "loop_lag_s_p99": _quantile(self.loop_lag_s, 0.99),
+            "cpu_s": self.cpu_s,
+        }
+
+
+@dataclass(slots=True)
+class Repetition:
+    """Everything recorded about one repetition of one policy."""
+
+    index: int
+    policy: str
+    turns: list[TurnRecord] = field(default_factory=list)
+    reports: dict[str, RepetitionReport] = field(default_factory=dict)
+    control: ControlPlane = field(default_factory=ControlPlane)
+    jct_s: float = 0.0
+    complete: bool = False
+
+    def summary(self) -> dict[str, Any]:
+        """As stored in metadata.json."""
+        done = [t.done for t in self.turns if t.done is not None]
+        transferred = (t.bytes for d in done for t in d.transfers if t.kind.startswith("layer_"))
+        return {
+            "repetition": self.index,
+            "policy": self.policy,
+            "jct_s": self.jct_s,
+            "turns": len(done),
+            "read_bytes": sum(r.storage_read_bytes for r in self.reports.values()),
+            "written_bytes": sum(r.storage_written_bytes for r in self.reports.values()),
+            "transferred_bytes": sum(transferred),
+            "verified_blocks": sum(d.verified_blocks for d in done),
+            "mismatched_blocks": sum(d.mismatched_blocks for d in done),
+            "control": self.control.summary(),
+            "telemetry_cpu_s": {h: r.telemetry_cpu_s for h, r in self.reports.items()},
+            "agent_cpu_s": {h: r.agent_cpu_s for h, r in self.reports.items()},
+            "complete": self.complete,
+        }
+
+
+def turns_table(repetitions: Iterable[Repetition]) -> pd.DataFrame:
+    """One row a finished turn."""
+    return pd.DataFrame([_turn_row(r, t, t.done) for r in repetitions for t in r.turns if t.done is not None])
+
+
+def transfers_table(repetitions: Iterable[Repetition]) -> pd.DataFrame:
+    """One row a stage that moved bytes."""
+    return pd.DataFrame(
+        [
+            _transfer_row(r, t, transfer)
+            for r in repetitions
+            for t in r.turns
+            if t.done is not None
+            for transfer in t.done.transfers
+        ]
+    )
+
+
+def nics_table(repetitions: Iterable[Repetition], roles: Mapping[str, str]) -> pd.DataFrame:
+    """One row a sample and NIC: cumulative counters."""
+    frames = [
+        pd.DataFrame(
+            {
+                **_of(r, host, roles),
+                "nic": nic.name,
+                "network": nic.network,
+                "at_ns": report.samples.at_ns,
+                "rx_bytes": nic.rx_bytes,
+                "tx_bytes": nic.tx_bytes,
+            }
+        )
+        for r in repetitions
+        for host, report in r.reports.items()
+        for nic in report.samples.nics
+    ]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def hosts_table(repetitions: Iterable[Repetition], roles: Mapping[str, str]) -> pd.DataFrame:
+    """One row a sample: CPU, memory, cost of sampling."""
+    frames = [
+        pd.DataFrame({**_of(r, host, roles), **_host_columns(report.samples)})
+        for r in repetitions
+        for host, report in r.reports.items()
+    ]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _host_columns(samples: HostSamples) -> dict[str, list[int] | list[float]]:
+    return {
+        "at_ns": samples.at_ns,
+        "cpu_busy_fraction": samples.cpu_busy_fraction,
+        "agent_cpu_s": samples.agent_cpu_s,
+        "memory_used_bytes": samples.memory_used_bytes,
+        "sample_cost_ns": samples.sample_cost_ns,
+    }
+
+
+def _of(repetition: Repetition, host: str, roles: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "repetition": repetition.index,
+        "policy": repetition.policy,
+        "host": host,
+        "role": roles[host],
+    }
+
+
+def _turn_row(repetition: Repetition, turn: TurnRecord, done: TurnDone) -> dict[str, Any]:
+    moved = {kind: 0 for kind in ("storage_read", "layer_read", "layer_write")}
+    for transfer in done.transfers:
+        if transfer.kind in moved:
+            moved[transfer.kind] += transfer.bytes
+    placement = turn.placement
+    return {
+        "repetition": repetition.index,
+        "policy": repetition.policy,
+        "session_id": turn.session_id,
+        "turn": turn.turn,
+        "turn_id": turn.turn_id,
+        "prefill_host": placement.prefill.host,
+        "prefill_engine": placement.prefill.rank,
+        "decode_host": placement.decode.host,
+        "decode_engine": placement.decode.rank,
+        "path": placement.path,
+        "input_tokens": turn.input_tokens,
+        "hit_tokens": turn.hit_tokens,
+        "new_tokens": turn.new_tokens,
+        "output_tokens": turn.output_tokens,
+        "arrived_at_ns": turn.arrived_at_ns,
+        "dispatched_at_ns": turn.dispatched_at_ns,
+        "first_token_at_ns": turn.first_token_at_ns,
+        "done_at_ns": turn.done_at_ns,
+        "allocate_ns": done.allocate_ns,
+        "read_ns": done.read_ns,
+        "engine_wait_ns": done.engine_wait_ns,
+        "compute_ns": done.compute_ns,
+        "transfer_ns": done.transfer_ns,
+        "decode_ns": done.decode_ns,
+        "persist_ns": done.persist_ns,
+        "read_bytes": moved["storage_read"],
+        "layer_read_bytes": moved["layer_read"],
+        "layer_write_bytes": moved["layer_write"],
+        "persisted_bytes": done.persisted_bytes,
+        "verified_blocks": done.verified_blocks,
+    }
+
+
+def _transfer_row(repetition: Repetition, turn: TurnRecord, transfer: Transfer) -> dict[str, Any]:
+    return {
+        "repetition": repetition.index,
+        "policy": repetition.policy,
+        "session_id": turn.session_id,
+        "turn": turn.turn,
+        "turn_id": turn.turn_id,
+        "kind": transfer.kind,
+        "host": transfer.host,
+        "peer": transfer.peer,
+        "network": "storage" if transfer.kind.startswith("storage") else "compute",
+        "bytes": transfer.bytes,
+        "operations": transfer.operations,
+        "begin_at_ns": transfer.begin_at_ns,
+        "end_at_ns": transfer.end_at_ns,
+    }
+
+
+def _quantile(values: list[float], q: float) -> float:
+    return float(pd.Series(values).quantile(q)) if values else 0.0

@@ -1,0 +1,286 @@
+"""The agent: one process a host. Attaches to the control node, serves commands, ends with the stream.
+
+    python -m hosts.agent --control ADDRESS:PORT --host NAME
+
+The agent dials the control node, so no port of its own has to be known beforehand, and the stream
+is its lease on life: when it breaks, the agent frees everything and exits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, cast
+
+import grpc.aio
+import numpy as np
+
+from hosts.content import fill_blocks
+from hosts.decode import DecodeService
+from hosts.facts import host_facts
+from hosts.host import Host, open_host
+from hosts.prefill import PrefillService
+from hosts.protocol import (
+    ATTACH_METHOD,
+    MAX_MESSAGE_BYTES,
+    PROTOCOL_VERSION,
+    BeginRepetition,
+    Ceiling,
+    Done,
+    EndRepetition,
+    Envelope,
+    Failed,
+    Hello,
+    HostConfig,
+    MeasureCeiling,
+    Message,
+    Peers,
+    Ping,
+    PrefillFailed,
+    PrefillRequest,
+    Prime,
+    ReadDone,
+    Ready,
+    Remove,
+    RepetitionReport,
+    Shutdown,
+    StoredObject,
+    TurnOrder,
+    decode_envelope,
+    decode_in_band,
+    encode,
+)
+from hosts.telemetry import Telemetry
+from workloads.layout import from_ranges
+
+CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.enable_http_proxy", 0),
+]
+_CEILING_WARM_UP_S = 0.3
+_EOF: Any = vars(grpc.aio)["EOF"]  # missing from the stubs
+_log = logging.getLogger("dualpath.agent")
+
+
+class Agent:
+    """Serves one control stream. Commands are answered in any order, each exactly once."""
+
+    def __init__(self, host_name: str) -> None:
+        self._name = host_name
+        self._outbox: asyncio.Queue[Envelope] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._resources = AsyncExitStack()
+        self._over = asyncio.Event()
+        self._opened: Host | None = None
+
+    async def run(self, control_address: str) -> None:
+        """Attach, serve until Shutdown or the end of the stream, free everything."""
+        async with (
+            grpc.aio.insecure_channel(control_address, CHANNEL_OPTIONS) as channel,
+            self._resources,
+        ):
+            call: Any = cast(Any, channel).stream_stream(ATTACH_METHOD)(wait_for_ready=True)
+            hello = Hello(self._name, PROTOCOL_VERSION, host_facts())
+            await call.write(encode(Envelope(0, hello)))
+            over = asyncio.create_task(self._over.wait(), name="over")
+            streams = [
+                asyncio.create_task(self._send(call), name="send"),
+                asyncio.create_task(self._receive(call), name="receive"),
+                over,
+            ]
+            try:
+                finished, _ = await asyncio.wait(streams, return_when=asyncio.FIRST_COMPLETED)
+                for task in finished:
+                    task.result()
+            finally:
+                await _cancel([*streams, *self._tasks])
+                call.cancel()
+
+    async def _send(self, call: Any) -> None:
+        while True:
+            await call.write(encode(await self._outbox.get()))
+
+    async def _receive(self, call: Any) -> None:
+        while (frame := await call.read()) is not _EOF:
+            envelope = decode_envelope(frame)
+            if isinstance(envelope.body, TurnOrder):
+                self._start(self._serve_turn(envelope.body))
+            else:
+                self._start(self._answer(envelope))
+        _log.info("control stream ended")
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, envelope: Envelope) -> None:
+        try:
+            body = await self._perform(envelope.body)
+        except Exception as error:  # the control node decides what a failed command means
+            _log.exception("%s failed", type(envelope.body).__name__)
+            body = Failed(self._name, f"{type(envelope.body).__name__}: {_reason(error)}")
+        self._outbox.put_nowait(Envelope(envelope.id, body))
+        if isinstance(envelope.body, Shutdown):
+            await asyncio.sleep(0)  # lets the sender take the answer off the queue
+            self._over.set()
+
+    async def _perform(self, command: Message) -> Message:
+        match command:
+            case HostConfig():
+                return await self._configure(command)
+            case Peers():
+                self._host.peers.update(command.addresses)
+            case Prime():
+                for stored in command.objects:
+                    await self._store(stored)
+            case Remove():
+                await self._host.storage.delete(command.prefix)
+            case MeasureCeiling():
+                return await self._measure_ceiling(command)
+            case BeginRepetition():
+                self._begin_repetition()
+            case EndRepetition():
+                return await self._end_repetition()
+            case Ping() | Shutdown():
+                pass
+            case _:
+                raise ValueError(f"an agent does not serve {type(command).__name__}")
+        return Done()
+
+    async def _configure(self, config: HostConfig) -> Ready:
+        self._opened = host = await self._resources.enter_async_context(open_host(config))
+        self._telemetry = Telemetry(config.nics, config.telemetry_interval_s)
+        self._resources.push_async_callback(self._telemetry.close)
+        self._prefill = PrefillService(host, on_read_done=lambda turn_id: self._report(ReadDone(turn_id)))
+        self._decode = DecodeService(host, self._report)
+        host.transport.on_notification(self._in_band)
+        return Ready(host.transport.address)
+
+    async def _report(self, event: Message) -> None:
+        self._outbox.put_nowait(Envelope(0, event))
+
+    async def _serve_turn(self, order: TurnOrder) -> None:
+        try:
+            await self._decode.serve(order)
+        except Exception as error:
+            _log.exception("turn %d failed", order.turn_id)
+            await self._report(Failed(self._name, _reason(error), order.turn_id))
+
+    def _in_band(self, payload: bytes) -> None:
+        message = decode_in_band(payload)
+        if isinstance(message, PrefillRequest):
+            self._start(self._serve_prefill(message))
+        else:
+            self._decode.on_prefill(message)
+
+    async def _serve_prefill(self, request: PrefillRequest) -> None:
+        try:
+            await self._prefill.serve(request)
+        except Exception as error:
+            _log.exception("prefill of turn %d failed", request.order.turn_id)
+            reason = f"prefill host {self._name}: {_reason(error)}"
+            decode_host = await self._host.peer(request.decode_host)
+            await decode_host.notify(encode(PrefillFailed(request.order.turn_id, reason)))
+
+    async def _store(self, stored: StoredObject) -> None:
+        ids = from_ranges(stored.blocks)
+        data = np.empty((len(ids), self._host.config.geometry.full_block_bytes), np.uint8)
+        fill_blocks(data, self._host.config.content_seed, ids)
+        await self._host.storage.write(stored.key, memoryview(data.reshape(-1).data))
+
+    async def _measure_ceiling(self, command: MeasureCeiling) -> Ceiling:
+        """Several reads always queued, as in a busy repetition; the first moments do not count."""
+        host = self._host
+        end_at = time.monotonic() + _CEILING_WARM_UP_S + command.duration_s
+
+        async def reader(first: int) -> None:
+            at = first
+            while time.monotonic() < end_at:
+                key, nbytes = command.objects[at % len(command.objects)]
+                at += 1
+                target = np.empty(nbytes, np.uint8)
+                await host.reads.read([(key, 0, memoryview(target.data))])
+
+        async def observed() -> float:
+            await asyncio.sleep(_CEILING_WARM_UP_S)
+            began_at, bytes_before = time.monotonic(), host.storage.bytes_read
+            await asyncio.sleep(command.duration_s)
+            nbytes: int = host.storage.bytes_read - bytes_before
+            return nbytes / (time.monotonic() - began_at)
+
+        async with asyncio.TaskGroup() as group:
+            rate = group.create_task(observed())
+            for first in range(4):
+                group.create_task(reader(first))
+        return Ceiling(rate.result())
+
+    def _begin_repetition(self) -> None:
+        host = self._host
+        host.began_at_ns = time.monotonic_ns()
+        self._cpu_before_s = time.process_time()
+        self._read_before, self._written_before = host.storage.bytes_read, host.storage.bytes_written
+        self._telemetry.begin(host.began_at_ns)
+
+    async def _end_repetition(self) -> RepetitionReport:
+        samples = await self._telemetry.end()
+        storage = self._host.storage
+        return RepetitionReport(
+            storage_read_bytes=storage.bytes_read - self._read_before,
+            storage_written_bytes=storage.bytes_written - self._written_before,
+            agent_cpu_s=time.process_time() - self._cpu_before_s,
+            telemetry_cpu_s=sum(samples.sample_cost_ns) / 1e9,
+            samples=samples,
+        )
+
+    @property
+    def _host(self) -> Host:
+        if self._opened is None:
+            raise RuntimeError("not configured yet: HostConfig comes first")
+        return self._opened
+
+
+def _reason(error: BaseException) -> str:
+    """One line naming what went wrong, of the first error if several happened together."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, TimeoutError) and not str(error):
+        return "deadline passed"
+    return f"{type(error).__name__}: {error}"
+
+
+async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def main() -> int:
+    """Entry point of the agent process."""
+    parser = argparse.ArgumentParser(prog="dualpath-agent", description=__doc__)
+    parser.add_argument("--control", required=True, help="address:port of the control node")
+    parser.add_argument("--host", required=True, help="this host's name in the experiment")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Ctrl-C reaches the whole process group: only the control node decides when an agent stops.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        asyncio.run(Agent(arguments.host).run(arguments.control))
+    except grpc.aio.AioRpcError as error:
+        _log.info("control node gone: %s", error.details())
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

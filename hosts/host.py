@@ -1,0 +1,103 @@
+"""The resources of one host, opened once from its configuration and freed together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hosts.buffers import BufferArena
+from hosts.compute import TimedCompute
+from hosts.content import mismatched
+from hosts.protocol import HostConfig, Transfer
+from hosts.storage import Storage, open_storage
+from hosts.storage.reader import ReadQueue
+from hosts.transport import Connection, Region, Transport, open_transport
+from workloads.layout import Span
+from workloads.models import find_model
+
+_ALIGNMENT_BYTES = 4096
+
+
+@dataclass(slots=True)
+class Host:
+    """Buffers, storage, transport and clock shared by everything an agent does.
+
+    ``arena`` is the host-DRAM buffer of the paper (PE or DE buffer, 4.1), registered with the
+    transport as ``region``. ``began_at_ns`` is the zero of this repetition on this host's clock.
+    """
+
+    config: HostConfig
+    arena: BufferArena
+    region: Region
+    storage: Storage
+    reads: ReadQueue
+    transport: Transport
+    compute: TimedCompute
+    peers: dict[str, str] = field(default_factory=dict)
+    began_at_ns: int = 0
+
+    async def peer(self, host: str) -> Connection:
+        """The connection to another host's agent."""
+        return await self.transport.connect(self.peers[host])
+
+    def blocks(self, offset: int, count: int) -> NDArray[np.uint8]:
+        """``count`` Full Blocks of the buffer from byte ``offset``: [count, full_block_bytes]."""
+        block_bytes = self.config.geometry.full_block_bytes
+        return self.region.view[offset : offset + count * block_bytes].reshape(count, block_bytes)
+
+    async def read_hit(self, spans: Sequence[Span], offset: int) -> Transfer:
+        """Read the hit prefix from storage into the buffer at ``offset``, as Full Blocks."""
+        block_bytes = self.config.geometry.full_block_bytes
+        begin_at_ns, at, parts = self.now_ns(), offset, []
+        for span in spans:
+            end = at + span.blocks * block_bytes
+            parts.append((span.key, span.offset * block_bytes, self.region.view[at:end].data))
+            at = end
+        await self.reads.read(parts)
+        return self.transfer("storage_read", "storage", at - offset, len(parts), begin_at_ns)
+
+    def transfer(self, kind: str, peer: str, nbytes: int, operations: int, begin_at_ns: int) -> Transfer:
+        """The record of a stage that ends now."""
+        return Transfer(kind, self.config.host, peer, nbytes, operations, begin_at_ns, self.now_ns())  # type: ignore[arg-type]
+
+    def now_ns(self) -> int:
+        """Monotonic nanoseconds since the repetition began on this host."""
+        return time.monotonic_ns() - self.began_at_ns
+
+    def sample(self, turn_id: int, blocks: int) -> NDArray[np.int64]:
+        """Which of a turn's ``blocks`` to verify: the first, the last, and one in ``verify_every``."""
+        every = self.config.verify_every
+        chosen = np.arange(turn_id % every, blocks, every, dtype=np.int64)
+        return np.unique(np.append(chosen, [0, blocks - 1])) if blocks else chosen
+
+    def verify(self, turn_id: int, offset: int, ids: NDArray[np.int64]) -> tuple[int, int]:
+        """Check sampled blocks at ``offset`` against their content function: (verified, mismatched)."""
+        at = self.sample(turn_id, len(ids))
+        blocks = self.blocks(offset, len(ids))[at]
+        return len(at), len(mismatched(blocks, self.config.content_seed, ids[at]))
+
+
+@asynccontextmanager
+async def open_host(config: HostConfig) -> AsyncIterator[Host]:
+    """Open everything ``config`` asks for; free it in the reverse order, also on failure."""
+    async with AsyncExitStack() as stack:
+        storage = await open_storage(config.storage)
+        stack.push_async_callback(storage.close)
+        reads = ReadQueue(storage, config.storage.read_streams, config.storage.read_chunk_bytes)
+        stack.push_async_callback(reads.close)
+        transport = await open_transport(config.transport)
+        stack.push_async_callback(transport.close)
+        arena = BufferArena(config.buffer_bytes, _ALIGNMENT_BYTES)
+        region = transport.register(arena.view)
+        compute = TimedCompute(
+            model=find_model(config.model),
+            gpu_flops=config.gpu_flops,
+            decode_step_s=config.decode_step_s,
+            time_dilation=config.time_dilation,
+        )
+        yield Host(config, arena, region, storage, reads, transport, compute)

@@ -1,0 +1,321 @@
+"""Messages between the control node and its agents, and in band between agents.
+
+Sizes are in the units the hosts move (already scaled); durations are nanoseconds on the sending
+host's monotonic clock, never comparable across hosts. A turn costs four small control messages:
+one order and three reports (read done, first token, turn done).
+
+Wire: one gRPC bidirectional stream an agent; each frame is a MessagePack ``Envelope``. A command
+(id > 0) is answered by exactly one envelope of the same id; an event carries id 0.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from hosts.config import Geometry, Network, NicConfig, StorageConfig, TransportConfig
+from hosts.transport.base import RemoteRegion
+from workloads.layout import BlockRange, Span
+
+PROTOCOL_VERSION = 1
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+ATTACH_METHOD = "/dualpath.Control/Attach"
+
+Role = Literal["prefill", "decode", "storage"]
+ReadPath = Literal["prefill", "decode", "none"]
+
+
+class _Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Base of everything that travels; the class name is the tag."""
+
+
+# --- life cycle ------------------------------------------------------------------------------
+
+
+class Hello(_Message, frozen=True):
+    """Agent -> control node, first frame: who and what this is."""
+
+    host: str
+    protocol_version: int
+    facts: dict[str, str]
+
+
+class HostConfig(_Message, frozen=True):
+    """Control node -> agent, once. ``gpu_flops`` is the effective rate of one engine, undilated."""
+
+    host: str
+    role: Role
+    engines: int
+    geometry: Geometry
+    buffer_bytes: int
+    storage: StorageConfig
+    transport: TransportConfig
+    nics: tuple[NicConfig, ...]
+    model: str
+    gpu_flops: float
+    decode_step_s: float
+    time_dilation: float
+    content_seed: int
+    verify_every: int
+    telemetry_interval_s: float
+    turn_timeout_s: float
+
+
+class Ready(_Message, frozen=True):
+    """The agent listens for its peers at ``transport_address``."""
+
+    transport_address: str
+
+
+class Peers(_Message, frozen=True):
+    """Transport address of every host, by name."""
+
+    addresses: dict[str, str]
+
+
+class Done(_Message, frozen=True):
+    """The command succeeded and has nothing else to say."""
+
+
+class Failed(_Message, frozen=True):
+    """The command, or the turn ``turn_id`` if not 0, failed on ``host``."""
+
+    host: str
+    reason: str
+    turn_id: int = 0
+
+
+class Ping(_Message, frozen=True):
+    """Answered by `Done`; times the control plane."""
+
+
+class Shutdown(_Message, frozen=True):
+    """Free everything and exit; answered by `Done` first."""
+
+
+# --- storage preparation and ceilings --------------------------------------------------------
+
+
+class StoredObject(msgspec.Struct, frozen=True, array_like=True):
+    """An object of whole Full Blocks and the block ids in it, in order."""
+
+    key: str
+    blocks: tuple[BlockRange, ...]
+
+
+class Prime(_Message, frozen=True):
+    """Write these objects (content from block ids), outside the measured window."""
+
+    objects: tuple[StoredObject, ...]
+
+
+class Remove(_Message, frozen=True):
+    """Delete every object below ``prefix``."""
+
+    prefix: str
+
+
+class MeasureCeiling(_Message, frozen=True):
+    """Read ``objects`` round and round through the host's storage path for ``duration_s``."""
+
+    objects: tuple[tuple[str, int], ...]
+    duration_s: float
+
+
+class Ceiling(_Message, frozen=True):
+    """Payload rate of the storage path when nothing else uses it."""
+
+    read_bytes_per_s: float
+
+
+# --- a repetition ----------------------------------------------------------------------------
+
+
+class BeginRepetition(_Message, frozen=True):
+    """Start the repetition's clock, counters and telemetry."""
+
+
+class EndRepetition(_Message, frozen=True):
+    """Stop telemetry and answer with `RepetitionReport`."""
+
+
+class NicSamples(msgspec.Struct, frozen=True):
+    """Cumulative interface counters at ``HostSamples.at_ns``."""
+
+    name: str
+    network: Network
+    rx_bytes: list[int]
+    tx_bytes: list[int]
+
+
+class HostSamples(msgspec.Struct, frozen=True):
+    """Telemetry of one host and repetition; every list has one entry a sample."""
+
+    at_ns: list[int]
+    cpu_busy_fraction: list[float]
+    agent_cpu_s: list[float]
+    memory_used_bytes: list[int]
+    sample_cost_ns: list[int]
+    nics: list[NicSamples]
+
+
+class RepetitionReport(_Message, frozen=True):
+    """Counted where bytes arrived, independent of what the turns claim."""
+
+    storage_read_bytes: int
+    storage_written_bytes: int
+    agent_cpu_s: float
+    telemetry_cpu_s: float
+    samples: HostSamples
+
+
+# --- a turn ----------------------------------------------------------------------------------
+
+
+class TurnOrder(_Message, frozen=True):
+    """Control node -> decode host: serve one turn.
+
+    ``reads`` concatenate to the hit prefix ``hit_blocks``; ``new_blocks`` are the missed full prompt
+    blocks, persisted as ``prompt_key``; ``generated`` become full while decoding, one object each.
+    A partially filled last block (``tail_tokens`` > 0) moves but is never persisted.
+    """
+
+    turn_id: int
+    path: ReadPath
+    prefill_host: str
+    prefill_engine: int
+    decode_engine: int
+    hit_blocks: tuple[BlockRange, ...]
+    reads: tuple[Span, ...]
+    new_blocks: tuple[BlockRange, ...]
+    prompt_key: str
+    generated: tuple[StoredObject, ...]
+    hit_tokens: int
+    new_tokens: int
+    tail_tokens: int
+    output_tokens: int
+
+
+class PrefillRequest(_Message, frozen=True):
+    """Decode host -> prefill host, in band: the prompt's KV goes to ``target`` at ``target_offset``."""
+
+    order: TurnOrder
+    decode_host: str
+    target: RemoteRegion | None
+    target_offset: int
+
+
+class Transfer(msgspec.Struct, frozen=True, array_like=True):
+    """One stage of a turn that moved bytes, on the initiator's clock since the repetition began."""
+
+    kind: Literal["storage_read", "storage_write", "layer_read", "layer_write"]
+    host: str
+    peer: str
+    bytes: int
+    operations: int
+    begin_at_ns: int
+    end_at_ns: int
+
+
+class PrefillDone(_Message, frozen=True):
+    """Prefill host -> decode host, in band after the last layer is placed."""
+
+    turn_id: int
+    allocate_ns: int
+    read_ns: int
+    engine_wait_ns: int
+    compute_ns: int
+    transfer_ns: int
+    verified_blocks: int
+    mismatched_blocks: int
+    transfers: tuple[Transfer, ...]
+
+
+class PrefillFailed(_Message, frozen=True):
+    """Prefill host -> decode host, in band: the turn cannot be served."""
+
+    turn_id: int
+    reason: str
+
+
+class ReadDone(_Message, frozen=True):
+    """The hit KV of a turn is in the buffer of the host that read it."""
+
+    turn_id: int
+
+
+class FirstToken(_Message, frozen=True):
+    """The prompt's KV is whole in the decode host's buffer and the first token exists."""
+
+    turn_id: int
+
+
+class TurnDone(_Message, frozen=True):
+    """Everything about a finished turn; durations as named in the record schema."""
+
+    turn_id: int
+    allocate_ns: int
+    read_ns: int
+    engine_wait_ns: int
+    compute_ns: int
+    transfer_ns: int
+    decode_ns: int
+    persist_ns: int
+    persisted_bytes: int
+    verified_blocks: int
+    mismatched_blocks: int
+    transfers: tuple[Transfer, ...]
+
+
+Message = (
+    Hello
+    | HostConfig
+    | Ready
+    | Peers
+    | Done
+    | Failed
+    | Ping
+    | Shutdown
+    | Prime
+    | Remove
+    | MeasureCeiling
+    | Ceiling
+    | BeginRepetition
+    | EndRepetition
+    | RepetitionReport
+    | TurnOrder
+    | ReadDone
+    | FirstToken
+    | TurnDone
+)
+InBand = PrefillRequest | PrefillDone | PrefillFailed
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """``id`` > 0: a command or its answer; 0: an event."""
+
+    id: int
+    body: Message
+
+
+_encoder = msgspec.msgpack.Encoder()
+_envelopes = msgspec.msgpack.Decoder(Envelope)
+_in_band = msgspec.msgpack.Decoder(InBand)
+
+
+def encode(message: Envelope | InBand) -> bytes:
+    """One frame."""
+    return _encoder.encode(message)
+
+
+def decode_envelope(frame: bytes) -> Envelope:
+    """Raises msgspec.ValidationError on anything that is not an envelope."""
+    envelope: Envelope = _envelopes.decode(frame)
+    return envelope
+
+
+def decode_in_band(frame: bytes) -> InBand:
+    """Raises msgspec.ValidationError on anything that is not an in-band message."""
+    message: InBand = _in_band.decode(frame)
+    return message

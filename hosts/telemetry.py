@@ -1,0 +1,82 @@
+"""Telemetry of one host during a repetition: interface counters, CPU, memory, and its own cost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import psutil
+
+from hosts.config import NicConfig
+from hosts.protocol import HostSamples, NicSamples
+
+
+class Telemetry:
+    """Samples every ``interval_s`` between `begin` and `end`, and once at each of them.
+
+    Interface counters are those of the network namespace the agent runs in (/proc/net/dev, proc(5)).
+    """
+
+    def __init__(self, nics: Sequence[NicConfig], interval_s: float) -> None:
+        self._nics = nics
+        self._interval_s = interval_s
+        self._process = psutil.Process()
+        self._task: asyncio.Task[None] | None = None
+        self._samples = self._empty()
+
+    def begin(self, began_at_ns: int) -> None:
+        """Start sampling; times are relative to ``began_at_ns`` (monotonic)."""
+        self._samples = self._empty()
+        self._began_at_ns = began_at_ns
+        self._cpu_before = psutil.cpu_times()
+        self._sample()
+        self._task = asyncio.create_task(self._run(), name="telemetry")
+
+    async def end(self) -> HostSamples:
+        """Stop and return everything sampled."""
+        await self.close()
+        self._sample()
+        return self._samples
+
+    async def close(self) -> None:
+        """Stop sampling; safe to call twice."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self) -> None:
+        due = time.monotonic()
+        while True:
+            # From the previous due time, so that sampling cost does not stretch the interval.
+            due = max(due + self._interval_s, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+            self._sample()
+
+    def _sample(self) -> None:
+        cpu_began_ns = time.thread_time_ns()
+        samples, counters = self._samples, psutil.net_io_counters(pernic=True)
+        samples.at_ns.append(time.monotonic_ns() - self._began_at_ns)
+        samples.cpu_busy_fraction.append(self._cpu_busy_fraction())
+        agent = self._process.cpu_times()
+        samples.agent_cpu_s.append(agent.user + agent.system)
+        samples.memory_used_bytes.append(psutil.virtual_memory().used)
+        for nic in samples.nics:
+            nic.rx_bytes.append(counters[nic.name].bytes_recv)
+            nic.tx_bytes.append(counters[nic.name].bytes_sent)
+        samples.sample_cost_ns.append(time.thread_time_ns() - cpu_began_ns)
+
+    def _cpu_busy_fraction(self) -> float:
+        """Of all cores together, since the previous sample."""
+        before, now = self._cpu_before, psutil.cpu_times()
+        total = sum(now) - sum(before)
+        if total <= 0:
+            return 0.0
+        self._cpu_before = now
+        idle = now.idle + now.iowait - before.idle - before.iowait
+        return min(max(1 - idle / total, 0.0), 1.0)
+
+    def _empty(self) -> HostSamples:
+        nics = [NicSamples(nic.name, nic.network, [], []) for nic in self._nics]
+        return HostSamples([], [], [], [], [], nics)

@@ -1,0 +1,40 @@
+"""Transports between hosts' registered buffers over the compute network."""
+
+from __future__ import annotations
+
+from hosts.config import TransportConfig
+from hosts.transport.base import (
+    Bytes,
+    Connection,
+    Region,
+    RemoteRegion,
+    Strided,
+    TrafficClass,
+    TransferError,
+    Transport,
+)
+
+__all__ = [
+    "Bytes",
+    "Connection",
+    "Region",
+    "RemoteRegion",
+    "Strided",
+    "TrafficClass",
+    "TransferError",
+    "Transport",
+    "open_transport",
+]
+
+
+async def open_transport(config: TransportConfig) -> Transport:
+    """The transport that ``config.kind`` names; raises `TransferError` if it cannot be opened."""
+    match config.kind:
+        case "tcp":
+            from hosts.transport.tcp import TcpTransport
+
+            return await TcpTransport.open(config)
+        case "memory":
+            from hosts.transport.memory import MemoryTransport
+
+            return MemoryTransport(config)

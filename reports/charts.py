@@ -1,0 +1,208 @@
+"""The report's pictures, as Plotly figures over downsampled series. Times and rates are emulated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from reports.metrics import BREAKDOWN
+from reports.plot_style import (
+    INK,
+    POINTS,
+    Chart,
+    bucket_length_s,
+    colour_of,
+    shown_end_s,
+    shown_repetition,
+    styled,
+    translucent,
+)
+from reports.snic_chart import snic_chart
+from reports.stored_run import StoredRun, of_complete, of_repetition
+from reports.summary import Summary
+
+PART_COLOURS = {
+    "schedule": "#9aa5b1",
+    "allocation": "#cdb57c",
+    "read": "#c8553d",
+    "engine_wait": "#e3b23c",
+    "compute": "#2e7d6b",
+    "transfer": "#3f7cbf",
+    "control": "#6b5b95",
+}
+
+
+def charts(run: StoredRun, summary: Summary) -> list[Chart]:
+    """All pictures that this run has data for, the most telling first."""
+    shown = {
+        name: repetition
+        for name in summary.policies
+        if (repetition := shown_repetition(run, name)) is not None
+    }
+    drawn = [
+        snic_chart(run, summary, shown),
+        _jct_chart(summary),
+        _breakdown_chart(summary),
+        _ttft_chart(run, summary),
+        _turns_chart(run, summary, shown),
+        _cpu_chart(run, summary, shown),
+    ]
+    return [chart for chart in drawn if chart is not None]
+
+
+def _jct_chart(summary: Summary) -> Chart | None:
+    figure = go.Figure()
+    policies = [name for name, metrics in summary.policies.items() if metrics.jct_s]
+    if not policies:
+        return None
+    for name in policies:
+        jct_s = summary.policies[name].jct_s
+        mean_s = float(np.mean(jct_s))
+        figure.add_trace(
+            go.Bar(
+                y=[name],
+                x=[mean_s],
+                orientation="h",
+                marker_color=translucent(colour_of(summary, name), 0.55),
+                text=[f"<b>{mean_s:.2f} s</b>"],
+                textposition="inside",
+                insidetextanchor="start",
+                textfont={"color": INK},
+                hovertemplate="mean %{x:.3f} s<extra></extra>",
+                width=0.62,
+            )
+        )
+        figure.add_trace(
+            go.Scatter(
+                y=[name] * len(jct_s),
+                x=np.round(jct_s, 4),
+                mode="markers",
+                marker={"color": colour_of(summary, name), "size": 9, "line": {"color": "white", "width": 1}},
+                hovertemplate="%{x:.3f} s<extra>one repetition</extra>",
+            )
+        )
+    styled(figure, 90 + 52 * len(policies), showlegend=False, barmode="overlay")
+    figure.update_layout(margin={"l": 110, "t": 10})
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(title_text="job completion time, emulated seconds", rangemode="tozero")
+    return Chart("jct", "Job completion time", "Bar: mean. Dots: the repetitions.", figure)
+
+
+def _breakdown_chart(summary: Summary) -> Chart | None:
+    policies = [name for name, metrics in summary.policies.items() if metrics.ttft_breakdown_s]
+    if not policies:
+        return None
+    figure = go.Figure()
+    for part in BREAKDOWN:
+        values = [summary.policies[name].ttft_breakdown_s[part] for name in policies]
+        figure.add_trace(
+            go.Bar(
+                y=policies,
+                x=[max(value, 0.0) for value in values],
+                name=part.replace("_", " "),
+                orientation="h",
+                marker_color=PART_COLOURS[part],
+                width=0.62,
+                hovertemplate="%{x:.4f} s<extra>" + part.replace("_", " ") + "</extra>",
+            )
+        )
+    styled(figure, 120 + 52 * len(policies), barmode="stack")
+    figure.update_layout(margin={"l": 110}, legend={"traceorder": "normal"})
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(title_text="mean time to first token, emulated seconds")
+    return Chart(
+        "breakdown",
+        "Where the time to first token goes",
+        "Mean over all turns. Read is the hit KV from storage, its queue included; transfer is what "
+        "compute did not hide.",
+        figure,
+    )
+
+
+def _ttft_chart(run: StoredRun, summary: Summary) -> Chart | None:
+    figure = go.Figure()
+    for name in summary.policies:
+        turns = of_complete(run, run.turns, name)
+        ttft_s = np.sort(
+            (turns["first_token_at_ns"] - turns["arrived_at_ns"]).to_numpy(dtype=np.float64) / 1e9
+        )
+        if not ttft_s.size:
+            continue
+        shares = np.linspace(0, 1, min(ttft_s.size, POINTS))
+        figure.add_trace(
+            go.Scatter(
+                x=np.round(np.quantile(ttft_s, shares), 4),
+                y=np.round(shares * 100, 2),
+                mode="lines",
+                name=name,
+                line={"color": colour_of(summary, name), "width": 2},
+                hovertemplate="%{y:.0f} % of turns within %{x:.3f} s<extra>" + name + "</extra>",
+            )
+        )
+    if not figure.data:
+        return None
+    styled(figure, 300)
+    figure.update_xaxes(title_text="time to first token, emulated seconds", rangemode="tozero")
+    figure.update_yaxes(title_text="turns, %", range=[0, 101])
+    return Chart("ttft", "Distribution of the time to first token", "Further left is better.", figure)
+
+
+def _turns_chart(run: StoredRun, summary: Summary, shown: dict[str, int]) -> Chart | None:
+    figure = go.Figure()
+    for name, repetition in shown.items():
+        done_s = of_repetition(run.turns, repetition, name)["done_at_ns"].to_numpy(dtype=np.float64) / 1e9
+        if not done_s.size:
+            continue
+        edges = np.linspace(0, max(shown_end_s(run, name, repetition), float(done_s.max())), 41)
+        counts, _ = np.histogram(done_s, edges)
+        figure.add_trace(
+            go.Scatter(
+                x=np.round((edges[:-1] + edges[1:]) / 2, 3),
+                y=np.round(counts / np.diff(edges), 3),
+                mode="lines",
+                name=name,
+                line={"color": colour_of(summary, name), "width": 2, "shape": "hvh"},
+                hovertemplate="%{y:.1f} turns/s at %{x:.1f} s<extra>" + name + "</extra>",
+            )
+        )
+    if not figure.data:
+        return None
+    styled(figure, 280)
+    figure.update_xaxes(title_text="emulated seconds since the start", rangemode="tozero")
+    figure.update_yaxes(title_text="turns/s, emulated", rangemode="tozero")
+    return Chart("turns", "Turns completed over time", "In 40 intervals of each job.", figure)
+
+
+def _cpu_chart(run: StoredRun, summary: Summary, shown: dict[str, int]) -> Chart | None:
+    figure = go.Figure()
+    for name, repetition in shown.items():
+        samples = of_repetition(run.host_samples, repetition, name)
+        end_s = shown_end_s(run, name, repetition)
+        if samples.empty or not end_s:
+            continue
+        bucket_s = bucket_length_s(end_s * 3)
+        bucket = (samples["at_ns"] / 1e9 / bucket_s).astype("int64")
+        busy: pd.Series[float] = samples.groupby(bucket)["cpu_busy_fraction"].mean()
+        figure.add_trace(
+            go.Scatter(
+                x=np.round((busy.index.to_numpy(dtype=np.float64) + 0.5) * bucket_s, 3),
+                y=np.round(busy.to_numpy(dtype=np.float64) * 100, 1),
+                mode="lines",
+                name=name,
+                line={"color": colour_of(summary, name), "width": 1.6},
+                hovertemplate="%{y:.0f} % at %{x:.1f} s<extra>" + name + "</extra>",
+            )
+        )
+    if not figure.data:
+        return None
+    styled(figure, 260)
+    figure.update_xaxes(title_text="emulated seconds since the start", rangemode="tozero")
+    figure.update_yaxes(title_text="CPU busy, %", range=[0, 101])
+    return Chart(
+        "cpu",
+        "CPU of the machines",
+        "Mean over hosts (in an emulated cluster they share one machine). A run whose CPU is saturated is "
+        "not a result.",
+        figure,
+    )

@@ -1,0 +1,61 @@
+"""``report.md``: the facts of the HTML page without its pictures, for terminals, tickets and diffs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reports.atomic_file import write_atomically
+from reports.stored_run import StoredRun
+from reports.summary import Summary
+from reports.tables import Table, circumstance_tables, detail_tables, result_tables
+
+_SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\|*_`<>[]"} | {"\n": " "})
+
+
+def write_markdown(run: StoredRun, summary: Summary) -> None:
+    """Write ``report.md`` into the run directory, whole or not at all."""
+    write_atomically(run.directory / "report.md", document(run, summary).encode())
+
+
+def document(run: StoredRun, summary: Summary) -> str:
+    """The report as GitHub-flavoured Markdown."""
+    title = summary.experiment or summary.run_id
+    parts = [
+        f"# {_text(title)}",
+        f"**{_text(summary.verdict)}**",
+        _text(str(run.metadata.experiment.get("description", ""))),
+        "Valid: " + ("yes" if summary.valid else f"**no**, {len(summary.problems)} problem(s)"),
+        *_listed("Problems", summary.problems),
+        *_listed("Warnings", summary.warnings),
+        *_section("Results", result_tables(run, summary)),
+        *_section("Circumstances", circumstance_tables(run, summary)),
+        *_section("Details", detail_tables(run)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _section(title: str, tables: list[Table]) -> Iterator[str]:
+    yield f"## {title}"
+    for table in tables:
+        if table.rows:
+            yield f"### {_text(table.title)}"
+            yield _table(table)
+            yield _text(table.note)
+
+
+def _listed(title: str, lines: list[str]) -> Iterator[str]:
+    if lines:
+        yield f"## {title}"
+        yield "\n".join(f"- {_text(line)}" for line in lines)
+
+
+def _table(table: Table) -> str:
+    rules = [
+        "---:" if table.numeric and index >= table.labels else "---" for index in range(len(table.columns))
+    ]
+    rows = [[_text(cell) for cell in row] for row in (table.columns, *table.rows)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rules, *rows[1:]))
+
+
+def _text(content: str) -> str:
+    return content.translate(_SPECIAL)
