@@ -1,95 +1,126 @@
-"""The host-DRAM buffer of the paper (4.1): one allocation, handed out in contiguous pieces, FIFO."""
+"""A host's KV buffer (the paper's PE or DE buffer, 4.1): one allocation, given out in contiguous parts."""
 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-class BufferTooSmallError(ValueError):
-    """A request that could never be served, however long it waited."""
+class ArenaError(Exception):
+    """A buffer cannot be had, or was given back twice."""
 
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
-    """``nbytes`` bytes of the arena from ``offset`` on."""
+class Allocation(NamedTuple):
+    """``nbytes`` of an arena from byte ``offset``, which is a multiple of the arena's alignment."""
 
     offset: int
     nbytes: int
 
 
 class BufferArena:
-    """First fit over one buffer. Who cannot be served waits, strictly in order, so nobody starves.
+    """``buffer_bytes`` of page-aligned memory. Who waits for a part gets it in the order of asking.
 
-    ``view`` is the buffer; pages are touched only when used, and first fit reuses the low ones.
+    A large request is therefore never passed by small ones that would fit sooner. First fit, with
+    neighbouring holes joined: as long as everything is freed again, it is one hole again.
     """
 
-    def __init__(self, nbytes: int, alignment: int = 4096) -> None:
-        self.view: NDArray[np.uint8] = np.zeros(nbytes, np.uint8)
+    def __init__(self, buffer_bytes: int, alignment: int) -> None:
+        if buffer_bytes < 1 or alignment < 1 or alignment & (alignment - 1):
+            raise ArenaError(
+                f"a buffer of {buffer_bytes} bytes aligned to {alignment}: expected >= 1 and a power of two"
+            )
         self._alignment = alignment
-        self._holes = [(0, nbytes)]  # (offset, bytes), ascending, never adjacent
+        self._capacity_bytes = -(-buffer_bytes // alignment) * alignment
+        memory = np.zeros(self._capacity_bytes + alignment, np.uint8)
+        first = -memory.ctypes.data % alignment
+        self.view: NDArray[np.uint8] = memory[first : first + self._capacity_bytes]
+        self.view.fill(0)  # maps every page now, not inside a measurement
+        self._holes: list[Allocation] = [Allocation(0, self._capacity_bytes)]
+        self._held: dict[int, int] = {}
         self._waiting: deque[tuple[int, asyncio.Future[Allocation]]] = deque()
 
     @property
+    def capacity_bytes(self) -> int:
+        """``buffer_bytes``, rounded up to the alignment."""
+        return self._capacity_bytes
+
+    @property
     def free_bytes(self) -> int:
-        """Bytes in all holes together."""
-        return sum(size for _, size in self._holes)
+        """Bytes not given out, in all holes together."""
+        return sum(hole.nbytes for hole in self._holes)
+
+    @property
+    def holes(self) -> tuple[Allocation, ...]:
+        """The free parts, ascending; no two touch."""
+        return tuple(self._holes)
 
     async def allocate(self, nbytes: int) -> Allocation:
-        """Wait for ``nbytes`` contiguous bytes; raises BufferTooSmallError if there never will be."""
-        needed = max(self._alignment, -(-nbytes // self._alignment) * self._alignment)
-        if needed > self.view.nbytes:
-            raise BufferTooSmallError(
-                f"{nbytes} bytes asked of a buffer of {self.view.nbytes}; enlarge the host buffer"
+        """A contiguous part of ``nbytes``, as soon as those who asked earlier have theirs.
+
+        Raises `ArenaError` at once for what could never be given.
+        """
+        if not 1 <= nbytes <= self._capacity_bytes:
+            raise ArenaError(
+                f"{nbytes} bytes asked of a buffer of {self._capacity_bytes}: expected 1 to that many; "
+                "enlarge buffer_bytes or shorten the context"
             )
-        if not self._waiting and (allocation := self._take(needed)) is not None:
-            return allocation
-        turn: asyncio.Future[Allocation] = asyncio.get_running_loop().create_future()
-        self._waiting.append((needed, turn))
+        granted: asyncio.Future[Allocation] = asyncio.get_running_loop().create_future()
+        self._waiting.append((nbytes, granted))
+        self._grant()
         try:
-            return await turn
+            return await granted
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.free(turn.result())  # served and cancelled in the same moment
+            if granted.done() and not granted.cancelled():
+                self.free(granted.result())
             else:
-                self._waiting = deque(entry for entry in self._waiting if entry[1] is not turn)
-                self._serve_waiting()
+                self._waiting.remove((nbytes, granted))
+                self._grant()
             raise
 
     def free(self, allocation: Allocation) -> None:
-        """Give a piece back; whoever waits first is served first."""
-        self._holes.append((allocation.offset, allocation.nbytes))
-        self._holes.sort()
-        merged = [self._holes[0]]
-        for offset, size in self._holes[1:]:
-            last_offset, last_size = merged[-1]
-            if last_offset + last_size > offset:
-                raise ValueError(f"{allocation} was free already")
-            if last_offset + last_size == offset:
-                merged[-1] = (last_offset, last_size + size)
-            else:
-                merged.append((offset, size))
-        self._holes = merged
-        self._serve_waiting()
+        """Give ``allocation`` back; those who wait are served."""
+        if self._held.pop(allocation.offset, None) is None:
+            raise ArenaError(f"{allocation} is not held: freed twice, or not of this arena")
+        self._join(Allocation(allocation.offset, self._rounded(allocation.nbytes)))
+        self._grant()
 
-    def _serve_waiting(self) -> None:
+    def _grant(self) -> None:
         while self._waiting:
-            needed, turn = self._waiting[0]
-            if not turn.done():
-                allocation = self._take(needed)
-                if allocation is None:
-                    return
-                turn.set_result(allocation)
+            nbytes, granted = self._waiting[0]
+            if granted.cancelled():
+                return  # its owner is about to take it out of the queue, and to call this again
+            allocation = self._take(nbytes)
+            if allocation is None:
+                return
             self._waiting.popleft()
+            granted.set_result(allocation)
 
     def _take(self, nbytes: int) -> Allocation | None:
-        for i, (offset, size) in enumerate(self._holes):
-            if size >= nbytes:
-                rest = (offset + nbytes, size - nbytes)
-                self._holes[i : i + 1] = [rest] if rest[1] else []
-                return Allocation(offset, nbytes)
+        wanted = self._rounded(nbytes)
+        for at, hole in enumerate(self._holes):
+            if hole.nbytes >= wanted:
+                rest = Allocation(hole.offset + wanted, hole.nbytes - wanted)
+                self._holes[at : at + 1] = [rest] if rest.nbytes else []
+                self._held[hole.offset] = wanted
+                return Allocation(hole.offset, nbytes)
         return None
+
+    def _join(self, hole: Allocation) -> None:
+        at = bisect_left(self._holes, hole)
+        first, last = hole.offset, hole.offset + hole.nbytes
+        begin = end = at
+        if at < len(self._holes) and self._holes[at].offset == last:
+            last += self._holes[at].nbytes
+            end = at + 1
+        if at > 0 and sum(self._holes[at - 1]) == first:
+            first = self._holes[at - 1].offset
+            begin = at - 1
+        self._holes[begin:end] = [Allocation(first, last - first)]
+
+    def _rounded(self, nbytes: int) -> int:
+        return -(-nbytes // self._alignment) * self._alignment

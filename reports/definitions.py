@@ -25,17 +25,16 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "speedup",
         "ratio",
-        f"Geometric mean jct_s of the baseline / of the contender; {CONFIDENCE * 100:.0f} % interval: {METHOD}. "
-        "Significant "
-        f"when the whole interval lies beyond {RESOLUTION * 100:.0f} % of 1, the testbed's resolution.",
+        f"Geometric mean jct_s of the baseline / of the contender; {CONFIDENCE * 100:.0f} % interval: "
+        f"{METHOD}. Significant when the whole interval lies beyond {RESOLUTION * 100:.0f} % of 1, the "
+        "testbed's resolution.",
     ),
     Definition("turns_per_s", "1/s, a repetition", "Turns completed / jct_s."),
     Definition(
         "ttft_s",
         "s, a turn",
         "Time to first token: from the turn's arrival to its first token, on the control node's clock; "
-        "turns of all "
-        "complete repetitions together. A percentile p is given from 100 / (100 - p) turns on.",
+        "turns of all complete repetitions together. A percentile p is given from 100 / (100 - p) turns on.",
     ),
     Definition(
         "ttft_breakdown_s.schedule", "s, mean", "From a turn's arrival until it is dispatched to its hosts."
@@ -79,8 +78,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         "busy window",
         "s",
         "From the first begin of a storage read on any host to the earlier of: the first end of a host's "
-        "last read, "
-        "among hosts that should be busy; the instant at which half of the sessions are done.",
+        "last read, among hosts that should be busy; the instant at which half of the sessions are done.",
     ),
     Definition(
         "storage_nic.HOST.expected_busy",

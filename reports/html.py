@@ -16,7 +16,7 @@ from reports.statistics import Speedup
 from reports.stored_run import StoredRun
 from reports.summary import Summary
 from reports.tables import circumstance_tables, detail_tables, result_tables
-from reports.units import ABSENT, percent, seconds
+from reports.units import ABSENT, seconds
 
 
 class Figure(NamedTuple):
@@ -95,7 +95,7 @@ def headlines(summary: Summary) -> list[Figure]:
             ]
             for role in ("prefill", "decode")
         }
-        shown = " / ".join(percent(fmean(uses), 0) if uses else ABSENT for uses in roles.values())
+        shown = " / ".join(f"{fmean(uses) * 100:.0f}" if uses else ABSENT for uses in roles.values()) + " %"
         figures.append(
             Figure(f"SNICs busy, {name}", shown, "prefill / decode hosts, of their measured ceiling")
         )

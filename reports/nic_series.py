@@ -22,14 +22,6 @@ def growth(counter: IntArray) -> FloatArray:
     return np.concatenate(([0.0], np.cumsum(steps, dtype=np.float64)))
 
 
-def bytes_between(at_ns: IntArray, counter: IntArray, begin_at_ns: float, end_at_ns: float) -> float:
-    """Bytes counted in an interval; what lies outside the samples counts as nothing."""
-    if at_ns.size < 2:
-        return 0.0
-    low, high = np.interp([begin_at_ns, end_at_ns], at_ns, growth(counter))
-    return float(high - low)
-
-
 def throughput(
     at_ns: IntArray, counter: IntArray, end_at_ns: float, bucket_ns: int = 100_000_000
 ) -> tuple[FloatArray, FloatArray]:

@@ -46,10 +46,9 @@ def snic_chart(run: StoredRun, summary: Summary, shown: dict[str, int]) -> Chart
         "snic",
         "What every storage NIC received over time",
         "Mbit/s on the interface (emulated, measured by its counters), one row a host, the same axes "
-        "everywhere. "
-        "Dashed: the ceiling measured on that path just before (payload). Grey: the busy window. The "
-        "figure in each "
-        f"panel is the utilization in that window. Repetition of median JCT ({repetitions}).",
+        "everywhere. Dashed: the ceiling measured on that path just before (payload). Grey: the busy "
+        "window. The figure in each panel is the utilization in that window. Repetition of median JCT "
+        f"({repetitions}).",
         figure,
     )
 
@@ -79,17 +78,6 @@ def _snic_panel(
     window = busy_window(
         of_repetition(run.transfers, repetition, policy), of_repetition(run.turns, repetition, policy)
     )
-    if window:
-        figure.add_vrect(
-            x0=window.begin_at_ns / 1e9,
-            x1=window.end_at_ns / 1e9,
-            fillcolor="#8795a3",
-            opacity=0.25,
-            line_width=0,
-            layer="below",
-            row=row,
-            col=column,
-        )
     colour = colour_of(summary, policy)
     figure.add_trace(
         go.Scatter(
@@ -105,6 +93,18 @@ def _snic_panel(
         row=row,
         col=column,
     )
+    # After the trace: Plotly adds no shape to a panel that is still empty.
+    if window:
+        figure.add_vrect(
+            x0=window.begin_at_ns / 1e9,
+            x1=window.end_at_ns / 1e9,
+            fillcolor="#8795a3",
+            opacity=0.18,
+            line_width=0,
+            layer="below",
+            row=row,
+            col=column,
+        )
     nic = summary.policies[policy].storage_nic.get(host.name)
     ceiling = (nic.ceiling_gbit_per_s or 0.0) * 1e3 if nic else 0.0
     if nic is None or not ceiling:

@@ -124,8 +124,7 @@ def _in_words(baseline: str, contender: str, found: Speedup | None, significant:
     if found.ci_low is None or found.ci_high is None:
         return (
             f"{contender} against {baseline}: {found.value:.2f}x in one repetition; no interval and no "
-            "claim of "
-            "significance below two repetitions a policy"
+            "claim of significance below two repetitions a policy"
         )
     interval = f"{CONFIDENCE * 100:.0f} % CI {found.ci_low:.2f}-{found.ci_high:.2f}"
     if significant and found.value > 1:
@@ -137,6 +136,6 @@ def _in_words(baseline: str, contender: str, found: Speedup | None, significant:
     if found.ci_low <= 1 <= found.ci_high:
         return f"no significant difference between {contender} and {baseline} ({fine})"
     return (
-        f"no significant difference between {contender} and {baseline} ({fine}): "
-        f"not clear of the testbed's resolution of {RESOLUTION * 100:.0f} %"
+        f"no significant difference between {contender} and {baseline} ({fine}): not clear of the testbed's "
+        f"resolution of {RESOLUTION * 100:.0f} %"
     )

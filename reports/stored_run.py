@@ -156,21 +156,17 @@ class _Version(msgspec.Struct):
     format_version: int
 
 
-_INT, _STR, _FLOAT = "int64", "str", "float64"
-
-
 def _columns(**kinds: str) -> dict[str, str]:
     return {name: kind for kind, names in kinds.items() for name in names.split()}
 
 
-_RUN = dict.fromkeys(("repetition",), _INT) | dict.fromkeys(("policy",), _STR)
+_RUN = _columns(int64="repetition", str="policy")
 TURN_COLUMNS = _RUN | _columns(
     str="session_id prefill_host decode_host path",
     int64="turn turn_id prefill_engine decode_engine input_tokens hit_tokens new_tokens output_tokens "
     "arrived_at_ns dispatched_at_ns first_token_at_ns done_at_ns allocate_ns read_ns engine_wait_ns "
-    "compute_ns "
-    "transfer_ns decode_ns persist_ns read_bytes layer_read_bytes layer_write_bytes persisted_bytes "
-    "verified_blocks",
+    "compute_ns transfer_ns decode_ns persist_ns read_bytes layer_read_bytes layer_write_bytes "
+    "persisted_bytes verified_blocks",
 )
 TRANSFER_COLUMNS = _RUN | _columns(
     str="session_id kind host peer network", int64="turn turn_id bytes operations begin_at_ns end_at_ns"
@@ -242,23 +238,20 @@ def _read_metadata(directory: Path) -> Metadata:
     except OSError as error:
         raise ReportError(
             f"{path}: cannot be read ({error.strerror}); expected a run directory as 'dualpath run --out "
-            "DIR' "
-            "leaves it; check the path"
+            "DIR' leaves it; check the path"
         ) from error
     try:
         version = msgspec.json.decode(content, type=_Version).format_version
         if version > FORMAT_VERSION:
             raise ReportError(
                 f"{path}: found format_version {version}, expected at most {FORMAT_VERSION}; the run was "
-                "made by "
-                "a newer dualpath: upgrade, or report it with that version"
+                "made by a newer dualpath: upgrade, or report it with that version"
             )
         return msgspec.json.decode(content, type=Metadata)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ReportError(
             f"{path}: not the metadata of a run ({error}); expected the JSON document that 'dualpath run' "
-            "writes; "
-            "repeat the run, or restore the file"
+            "writes; repeat the run, or restore the file"
         ) from error
 
 
@@ -278,7 +271,7 @@ def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise ReportError(
-            f"{path}: found no column {', '.join(missing)}, expected all of {', '.join(columns)}; "
-            "report the run with the dualpath version that made it"
+            f"{path}: found no column {', '.join(missing)}, expected all of {', '.join(columns)}; report "
+            "the run with the dualpath version that made it"
         )
     return table

@@ -136,7 +136,7 @@ def _storage_nics(summary: Summary) -> Table:
             percent(nic.mean_utilization),
             rate(nic.ceiling_gbit_per_s),
             rate(nic.ceiling_real_gbit_per_s),
-            number(nic.counter_over_payload),
+            percent(nic.counter_over_payload),
         ]
         for policy, metrics in summary.policies.items()
         for host, nic in metrics.storage_nic.items()
@@ -196,7 +196,8 @@ def _trace(run: StoredRun) -> Table:
 def _emulation(run: StoredRun, summary: Summary) -> Table:
     metadata, emulation = run.metadata, run.metadata.emulation
     checks = [
-        [name.replace("_", " "), _check_text(name, value)] for name, value in summary.emulation.checks.items()
+        [name.replace("_s_", "_").replace("_", " "), _check_text(name, value)]
+        for name, value in summary.emulation.checks.items()
     ]
     rows = [
         ["run", f"{metadata.run_id}, started {metadata.started_at}"],
@@ -205,7 +206,7 @@ def _emulation(run: StoredRun, summary: Summary) -> Table:
         ["cluster", emulation.mode.replace("_", " ")],
         ["storage", f"{emulation.storage}, cache: {emulation.storage_cache or 'unknown'}"],
         ["transport", emulation.transport],
-        ["not real here", "; ".join(emulation.labels) or "nothing"],
+        ["remarks", "; ".join(emulation.labels) or "none"],
         *([f"self-check: {name}", text] for name, text in checks),
     ]
     return Table(

@@ -14,6 +14,7 @@ import numpy as np
 from reports.counter_check import PAYLOAD_SHARE, check_counters, inapplicable
 from reports.metrics import PolicyMetrics, expected_read_bytes
 from reports.stored_run import ORACLE, Repetition, StoredRun, of_repetition
+from reports.units import percent
 
 COUNTER_TOLERANCE = 0.05
 LINK_TOLERANCE = 0.08
@@ -183,9 +184,9 @@ def _counters(run: StoredRun, repetitions: Iterable[Repetition]) -> Iterator[str
                 yield _problem(
                     "interface counter and accounted bytes differ",
                     f"{_at(repetition)}, {check.host}",
-                    f"{check.counter_bytes:,.0f} B received, {check.deviation:.1%} off",
-                    f"{check.wire_low_bytes:,.0f} to {check.wire_high_bytes:,.0f} B within "
-                    f"{COUNTER_TOLERANCE:.0%}",
+                    f"{check.counter_bytes:,.0f} B received, {percent(check.deviation)} off",
+                    f"{check.payload_bytes:,.0f} to {check.wire_high_bytes:,.0f} B within "
+                    f"{percent(COUNTER_TOLERANCE, 0)}",
                     "other traffic used the NIC, reads bypassed it, or samples are missing",
                 )
 
@@ -196,8 +197,8 @@ def _links(run: StoredRun) -> Iterator[str]:
             yield _problem(
                 "link rate off",
                 host,
-                f"a measured ceiling {error:+.1%} from the nominal payload rate",
-                f"within {LINK_TOLERANCE:.0%}",
+                f"a measured ceiling {error * 100:+.1f} % from the nominal payload rate",
+                f"within {percent(LINK_TOLERANCE, 0)}",
                 "the machine cannot carry this rate, or shaping failed: raise the scale divisor or use "
                 "fewer hosts",
             )
@@ -219,16 +220,16 @@ def _control(repetition: Repetition) -> Iterator[str]:
         yield _problem(
             "control plane is the bottleneck",
             _at(repetition),
-            f"routing decisions took {control.decision_s_total / jct_s:.1%} of the JCT",
-            f"at most {DECISION_SHARE:.0%}",
+            f"routing decisions took {percent(control.decision_s_total / jct_s)} of the JCT",
+            f"at most {percent(DECISION_SHARE, 0)}",
             "raise the time dilation",
         )
     if control.cpu_s / jct_s > CONTROL_CPU_SHARE:
         yield _problem(
             "control plane is the bottleneck",
             _at(repetition),
-            f"the control node used {control.cpu_s / jct_s:.0%} of a core",
-            f"at most {CONTROL_CPU_SHARE:.0%}",
+            f"the control node used {percent(control.cpu_s / jct_s, 0)} of a core",
+            f"at most {percent(CONTROL_CPU_SHARE, 0)}",
             "raise the time dilation or use fewer sessions",
         )
 
@@ -243,8 +244,8 @@ def _control_in_ttft(run: StoredRun, policies: dict[str, PolicyMetrics], *, comp
             yield _problem(
                 "control plane weighs on TTFT",
                 name,
-                f"{control_s / ttft_s:.1%} of mean TTFT spent on control messages",
-                f"at most {CONTROL_TTFT_SHARE:.0%}",
+                f"{percent(control_s / ttft_s)} of mean TTFT spent on control messages",
+                f"at most {percent(CONTROL_TTFT_SHARE, 0)}",
                 "raise the time dilation",
             )
 
@@ -259,17 +260,19 @@ def _cpu_of(run: StoredRun, repetition: Repetition) -> tuple[float, float]:
     )
 
 
-def _cpu(run: StoredRun, repetitions: Iterable[Repetition]) -> Iterator[str]:
-    for repetition in repetitions:
-        mean, saturated = _cpu_of(run, repetition)
-        if mean > CPU_MEAN or saturated > CPU_SATURATED_SHARE:
-            yield _problem(
-                "CPU is the bottleneck",
-                _at(repetition),
-                f"{mean:.0%} busy on average, over {CPU_SATURATED:.0%} in {saturated:.0%} of the samples",
-                f"at most {CPU_MEAN:.0%} on average and {CPU_SATURATED_SHARE:.0%} of the samples",
-                "raise the scale divisor, use fewer hosts, or stop what else runs on the machine",
-            )
+def _cpu(run: StoredRun, repetitions: list[Repetition]) -> Iterator[str]:
+    busy = [(*_cpu_of(run, repetition), _at(repetition)) for repetition in repetitions]
+    over = [load for load in busy if load[0] > CPU_MEAN or load[1] > CPU_SATURATED_SHARE]
+    if over:
+        mean, saturated, worst = max(over)
+        found = f"{percent(mean, 0)} busy on average, saturated in {percent(saturated, 0)} of the samples"
+        yield _problem(
+            "CPU is the bottleneck",
+            f"{len(over)} of {len(busy)} repetitions, worst in {worst}",
+            found,
+            f"at most {percent(CPU_MEAN, 0)} on average and {percent(CPU_SATURATED_SHARE, 0)} of the samples",
+            "raise the scale divisor, use fewer hosts, or stop what else runs on the machine",
+        )
 
 
 def _not_checked(run: StoredRun) -> Iterator[str]:
@@ -283,7 +286,7 @@ def _few_or_scattered(policies: dict[str, PolicyMetrics]) -> Iterator[str]:
         if len(metrics.jct_s) == 1:
             yield f"one repetition of {name}: its spread is unknown, no confidence interval"
         if metrics.jct_cv is not None and metrics.jct_cv > JCT_CV:
-            yield f"JCTs of {name} vary by {metrics.jct_cv:.1%}; under {JCT_CV:.0%} is usual"
+            yield f"JCTs of {name} vary by {percent(metrics.jct_cv)}; under {percent(JCT_CV, 0)} is usual"
 
 
 def _underused(policies: dict[str, PolicyMetrics]) -> Iterator[str]:
@@ -296,9 +299,8 @@ def _underused(policies: dict[str, PolicyMetrics]) -> Iterator[str]:
         for host, value in busy.items():
             if value < BUSY_UTILIZATION:
                 yield (
-                    f"uneven storage NICs under {name}: {host} at {value:.1%} of its ceiling in the busy "
-                    "window while "
-                    f"another runs at {max(busy.values()):.1%}"
+                    f"uneven storage NICs under {name}: {host} at {percent(value)} of its ceiling in the "
+                    f"busy window while another runs at {percent(max(busy.values()))}"
                 )
 
 
@@ -308,7 +310,8 @@ def _telemetry(run: StoredRun, repetitions: Iterable[Repetition]) -> Iterator[st
     ]
     share, host = max(costs, default=(0.0, ""))
     if share > TELEMETRY_CPU_SHARE:
-        yield f"telemetry used {share:.1%} of a core on {host}; at most {TELEMETRY_CPU_SHARE:.0%} is usual"
+        usual = percent(TELEMETRY_CPU_SHARE, 0)
+        yield f"telemetry used {percent(share)} of a core on {host}; at most {usual} is usual"
     keys = ["repetition", "policy", "host", "nic"]
     intervals_ns = run.nic_samples.sort_values("at_ns").groupby(keys)["at_ns"].diff().dropna()
     if len(intervals_ns) and intervals_ns.median() > 1.1 * SAMPLING_S * 1e9:

@@ -50,7 +50,7 @@ class RunClaim:
             self._fd = _write_locked(self._path, msgspec.json.encode(record))
         except OSError as error:
             raise ClusterError(
-                f"cannot record a run in {self._path.parent}: {error}; fix: free its disk"
+                f"cannot record a run in {self._path.parent}: {error}; fix: make it writable"
             ) from error
         try:
             self.scratch.mkdir(mode=0o700)
@@ -92,6 +92,8 @@ def cleanup(state_dir: Path | None = None) -> list[str]:
             removed += _clean_one(path)
         except ClusterError as error:
             errors.append(error)
+        except OSError as error:
+            errors.append(ClusterError(f"{path}: cannot clean up this run: {error}"))
     with suppress(OSError):
         directory.rmdir()
     if errors:

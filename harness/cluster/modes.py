@@ -83,12 +83,12 @@ def _obstacle(mode: Mode) -> str | None:
         return "needs root outside of a user namespace"
     if mode == "network_namespaces" and os.geteuid() != 0:
         return f"needs root, running as user {os.geteuid()}"
-    new_user = _USER_NAMESPACE if mode == "user_namespaces" and not inside_user_namespace() else ("--net",)
+    isolation = _USER_NAMESPACE if mode == "user_namespaces" and not inside_user_namespace() else ("--net",)
     links = ["link add name br-x type bridge", "link add name x0 type veth peer name x1"]
     nic = Nic("x0", "compute", "", bytes_per_s=1e7)
     script = f"ip -batch - <<'EOF' && exec tc -batch - <<'END'\n{_lines(links)}EOF\n"
     script += f"{_lines(shaping_commands('x0', nic, high_class_share=0.99))}END\n"
-    argv = ["unshare", *new_user, "--", "sh", "-c", script]
+    argv = ["unshare", *isolation, "--", "sh", "-c", script]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S)
     except subprocess.TimeoutExpired:

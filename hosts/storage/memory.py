@@ -1,40 +1,48 @@
-"""Objects in this process's memory: the smallest real store, for tests and self-checks."""
+"""A store in this process's memory: the smallest there is, for tests and as a reference."""
 
 from __future__ import annotations
 
-from hosts.storage.base import StorageError, check_key
+import asyncio
+
+from hosts.storage.base import Data, StorageError, check_key, check_range, short_read
 
 
 class MemoryStorage:
-    """Visible to its own process only."""
+    """Objects in a dictionary."""
 
     def __init__(self) -> None:
-        self.bytes_read = self.bytes_written = 0
+        self.bytes_read = 0
+        self.bytes_written = 0
         self._objects: dict[str, bytes] = {}
 
     async def read_into(self, key: str, offset: int, into: memoryview) -> None:
         """See `Storage.read_into`."""
-        stored = self._objects.get(check_key(key, "read"))
+        check_key(key, "read")
+        check_range(key, offset, into)
+        await asyncio.sleep(0)
+        stored = self._objects.get(key)
         if stored is None:
             raise StorageError(key, "read", "no such object")
-        if offset < 0 or offset + len(into) > len(stored):
-            reason = f"bytes {offset} to {offset + len(into)} asked of an object of {len(stored)}"
-            raise StorageError(key, "read", reason)
-        into[:] = stored[offset : offset + len(into)]
-        self.bytes_read += len(into)
+        if offset + into.nbytes > len(stored):
+            raise short_read(key, offset, into.nbytes, len(stored))
+        into.cast("B")[:] = memoryview(stored)[offset : offset + into.nbytes]
+        self.bytes_read += into.nbytes
 
-    async def write(self, key: str, data: memoryview) -> None:
+    async def write(self, key: str, data: Data) -> None:
         """See `Storage.write`."""
-        self._objects[check_key(key, "write")] = bytes(data)
-        self.bytes_written += len(data)
+        check_key(key, "write")
+        await asyncio.sleep(0)
+        self._objects[key] = bytes(data)
+        self.bytes_written += memoryview(data).nbytes
 
     async def delete(self, prefix: str) -> None:
         """See `Storage.delete`."""
         check_key(prefix, "delete")
-        below = [key for key in self._objects if key == prefix or key.startswith(f"{prefix}/")]
-        for key in below:
+        await asyncio.sleep(0)
+        below = prefix + "/"
+        for key in [key for key in self._objects if key == prefix or key.startswith(below)]:
             del self._objects[key]
 
     async def close(self) -> None:
-        """Forget everything."""
+        """See `Storage.close`."""
         self._objects.clear()

@@ -1,36 +1,37 @@
-"""A store behind a rate limit: loopback mode, where no NIC is the limit."""
+"""A store behind a storage NIC of a given rate, for hosts that have no shaped NIC (loopback mode)."""
 
 from __future__ import annotations
 
 from hosts.pacing import TokenBucket
-from hosts.storage.base import Storage
+from hosts.storage.base import Data, Storage
 
 
 class PacedStorage:
-    """Reads and writes are limited apart, as a full-duplex NIC does."""
+    """``storage`` behind a full-duplex link: ``bytes_per_s`` for reads and as much for writes."""
 
     def __init__(self, storage: Storage, bytes_per_s: float) -> None:
         self._storage = storage
-        self._reads, self._writes = TokenBucket(bytes_per_s), TokenBucket(bytes_per_s)
+        self._inbound = TokenBucket(bytes_per_s)
+        self._outbound = TokenBucket(bytes_per_s)
 
     @property
     def bytes_read(self) -> int:
-        """See `Storage`."""
+        """See `Storage.bytes_read`."""
         return self._storage.bytes_read
 
     @property
     def bytes_written(self) -> int:
-        """See `Storage`."""
+        """See `Storage.bytes_written`."""
         return self._storage.bytes_written
 
     async def read_into(self, key: str, offset: int, into: memoryview) -> None:
-        """See `Storage.read_into`."""
-        await self._reads.take(len(into))
+        """See `Storage.read_into`; done when the bytes would have passed the NIC."""
+        await self._inbound.take(into.nbytes)
         await self._storage.read_into(key, offset, into)
 
-    async def write(self, key: str, data: memoryview) -> None:
-        """See `Storage.write`."""
-        await self._writes.take(len(data))
+    async def write(self, key: str, data: Data) -> None:
+        """See `Storage.write`; done when the bytes would have passed the NIC."""
+        await self._outbound.take(memoryview(data).nbytes)
         await self._storage.write(key, data)
 
     async def delete(self, prefix: str) -> None:

@@ -1,96 +1,139 @@
-"""Objects as files below one directory: a local disk or any mounted file system (3FS, Lustre, NFS).
+"""A directory as the store: a local disk, or a mount of a parallel or network file system.
 
-Reads go through the page cache. Nothing outside the root is reachable: keys have no ``..`` and no
-directory or file on the way may be a symbolic link.
+Every path is opened part by part below the root's own descriptor, and no symbolic link is followed,
+so nothing outside the root can be reached whatever another user of the file system does meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import secrets
 import shutil
-import tempfile
+import stat
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from typing import TypeVar
 
-from hosts.storage.base import StorageError, check_key
+from hosts.config import StorageConfig
+from hosts.storage.base import Data, StorageError, check_key, check_range, short_read
 
-_THREADS = 8
+_T = TypeVar("_T")
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_WRITE_STREAMS = 2
 
 
 class PosixStorage:
-    """preadv(2) on a few threads, straight into the caller's buffer; writes are whole or not at all."""
+    """Objects as files; reads by preadv(2) in threads, straight into the buffer, through the page cache.
 
-    def __init__(self, root: str) -> None:
-        self.bytes_read = self.bytes_written = 0
-        self._root = Path(root)
-        if not self._root.is_dir():
-            raise StorageError(root, "open", "no such directory; expected the store's root")
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="posix-storage")
+    A system call on a mount that hangs cannot be taken back, so ``timeout_s`` does not bound it.
+    """
+
+    def __init__(self, config: StorageConfig) -> None:
+        self.bytes_read = 0
+        self.bytes_written = 0
+        try:
+            self._root = os.open(config.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StorageError(config.root, "open", f"{error.strerror}; expected a directory") from error
+        threads = config.read_streams + _WRITE_STREAMS
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="posix-storage")
 
     async def read_into(self, key: str, offset: int, into: memoryview) -> None:
         """See `Storage.read_into`."""
-        await self._run("read", key, self._read, self._path(key, "read"), offset, into)
-        self.bytes_read += len(into)
+        check_key(key, "read")
+        check_range(key, offset, into)
+        await self._in_thread(key, "read", lambda: self._read(key, offset, into))
+        self.bytes_read += into.nbytes
 
-    async def write(self, key: str, data: memoryview) -> None:
-        """See `Storage.write`."""
-        await self._run("write", key, self._write, self._path(key, "write"), data)
-        self.bytes_written += len(data)
+    async def write(self, key: str, data: Data) -> None:
+        """See `Storage.write`: to a temporary file, then rename(2). Not synchronised to the medium."""
+        check_key(key, "write")
+        view = memoryview(data).cast("B")
+        await self._in_thread(key, "write", lambda: self._write(key, view))
+        self.bytes_written += view.nbytes
 
     async def delete(self, prefix: str) -> None:
         """See `Storage.delete`."""
-        await self._run("delete", prefix, self._delete, self._path(prefix, "delete"))
+        check_key(prefix, "delete")
+        await self._in_thread(prefix, "delete", lambda: self._delete(prefix))
 
     async def close(self) -> None:
-        """Wait for reads and writes under way."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        """See `Storage.close`."""
+        await asyncio.to_thread(self._threads.shutdown)
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
 
-    def _path(self, key: str, operation: str) -> Path:
-        path = self._root
-        for part in check_key(key, operation).split("/"):
-            path /= part
-            if path.is_symlink():
-                raise StorageError(key, operation, f"{path} is a symbolic link; expected none below the root")
-        return path
-
-    async def _run(self, operation: str, key: str, function, *arguments: object) -> None:  # type: ignore[no-untyped-def]
-        loop = asyncio.get_running_loop()
+    async def _in_thread(self, key: str, operation: str, call: Callable[[], _T]) -> _T:
+        if self._root < 0:
+            raise StorageError(key, operation, "the storage is closed")
+        work = asyncio.get_running_loop().run_in_executor(self._threads, call)
         try:
-            await loop.run_in_executor(self._threads, function, *arguments)
-        except OSError as error:
-            raise StorageError(key, operation, error.strerror or str(error)) from None
-
-    @staticmethod
-    def _read(path: Path, offset: int, into: memoryview) -> None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            done = 0
-            while done < len(into):
-                count = os.preadv(descriptor, [into[done:]], offset + done)
-                if count == 0:
-                    found = os.fstat(descriptor).st_size
-                    raise OSError(0, f"bytes {offset} to {offset + len(into)} asked of an object of {found}")
-                done += count
-        finally:
-            os.close(descriptor)
-
-    @staticmethod
-    def _write(path: Path, data: memoryview) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".incomplete-", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # A system call cannot be taken back; the buffer is the caller's again when it is over.
+            await asyncio.wait([work])
             raise
+        except OSError as error:
+            refused = error.errno in (errno.ELOOP, errno.ENOTDIR)
+            reason = "a symbolic link or a file is in the way" if refused else error.strerror or str(error)
+            raise StorageError(key, operation, reason) from error
 
-    @staticmethod
-    def _delete(path: Path) -> None:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    def _read(self, key: str, offset: int, into: memoryview) -> None:
+        with self._parent(key) as (parent, name):
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            try:
+                done = 0
+                while done < into.nbytes:
+                    read = os.preadv(file, [into.cast("B")[done:]], offset + done)
+                    if not read:
+                        raise short_read(key, offset, into.nbytes, os.fstat(file).st_size)
+                    done += read
+            finally:
+                os.close(file)
+
+    def _write(self, key: str, data: memoryview) -> None:
+        with self._parent(key, make=True) as (parent, name):
+            temporary = f".{secrets.token_hex(8)}"
+            file = os.open(temporary, _NEW_FILE, 0o644, dir_fd=parent)
+            try:
+                try:
+                    while data:
+                        data = data[os.write(file, data) :]
+                finally:
+                    os.close(file)
+                os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            except BaseException:
+                os.unlink(temporary, dir_fd=parent)
+                raise
+
+    def _delete(self, prefix: str) -> None:
+        try:
+            with self._parent(prefix) as (parent, name):
+                if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                    shutil.rmtree(name, dir_fd=parent)
+                else:
+                    os.unlink(name, dir_fd=parent)
+        except FileNotFoundError:
+            return
+
+    @contextmanager
+    def _parent(self, key: str, make: bool = False) -> Iterator[tuple[int, str]]:
+        """The directory that holds ``key``'s file, open, and the file's name in it."""
+        *directories, name = key.split("/")
+        here = os.dup(self._root)
+        try:
+            for directory in directories:
+                if make:
+                    with suppress(FileExistsError):
+                        os.mkdir(directory, dir_fd=here)
+                below = os.open(directory, _DIRECTORY, dir_fd=here)
+                os.close(here)
+                here = below
+            yield here, name
+        finally:
+            os.close(here)

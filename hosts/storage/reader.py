@@ -1,79 +1,86 @@
-"""A host's read queue: requests in strict FIFO order, a few ranges in flight at once."""
+"""The host's read queue: what every turn reads from storage passes through it, first come first served.
+
+Its length in bytes is what the request scheduler compares when it picks the read path (paper 6).
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import TypeAlias
 
-from hosts.storage.base import Storage
+from hosts.storage.base import Storage, StorageError
 
-Part = tuple[str, int, memoryview]
-
-
-class _Request:
-    def __init__(self, chunks: int) -> None:
-        self.left = chunks
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def chunk_done(self) -> None:
-        self.left -= 1
-        if self.left == 0 and not self.done.done():
-            self.done.set_result(None)
-
-    def failed(self, error: BaseException) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
+ReadSpan: TypeAlias = tuple[str, int, memoryview]
+"""Key, byte offset in the object, and the buffer to fill from there."""
 
 
 class ReadQueue:
-    """``streams`` workers take chunks of at most ``chunk_bytes`` from the head of the queue.
-
-    First come, first served gives the earliest request the whole NIC, which is what the paper's read
-    queue (6.1) assumes; several streams hide a request's round trip behind the others' bytes.
-    """
+    """Reads in chunks of ``chunk_bytes``, ``streams`` at a time, strictly in the order of the requests."""
 
     def __init__(self, storage: Storage, streams: int, chunk_bytes: int) -> None:
+        if streams < 1 or chunk_bytes < 1:
+            raise ValueError(f"{streams} streams of {chunk_bytes} bytes: expected at least one of one byte")
         self._storage = storage
         self._chunk_bytes = chunk_bytes
-        self._queue: asyncio.Queue[tuple[_Request, Part]] = asyncio.Queue()
-        self._workers = [asyncio.create_task(self._work(), name=f"read-{i}") for i in range(streams)]
-        self.queued_bytes = 0
+        self._queued_bytes = 0
+        # The request whose turn it is takes streams until all its chunks are under way; the next
+        # one then takes over what becomes free. Both primitives wake their waiters in order.
+        self._turn = asyncio.Lock()
+        self._streams = asyncio.Semaphore(streams)
+        self._running: set[asyncio.Task[None]] = set()
+        self._closed = False
 
-    async def read(self, parts: Sequence[Part]) -> None:
-        """Read every (key, byte offset, buffer); raises the first StorageError of its own parts."""
-        chunks = [
-            (key, offset + at, into[at : at + self._chunk_bytes])
-            for key, offset, into in parts
-            for at in range(0, len(into), self._chunk_bytes)
-        ]
-        if not chunks:
-            return
-        request = _Request(len(chunks))
-        for chunk in chunks:
-            self.queued_bytes += len(chunk[2])
-            self._queue.put_nowait((request, chunk))
-        await request.done
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes asked for that have not arrived yet, those on their way included."""
+        return self._queued_bytes
+
+    async def read(self, spans: Sequence[ReadSpan]) -> None:
+        """Fill every span's buffer. At the first `StorageError` the rest of the request is dropped.
+
+        When this returns or raises, also by cancellation, the buffers are used no more.
+        """
+        missing_bytes = sum(into.nbytes for _, _, into in spans)
+        self._queued_bytes += missing_bytes
+
+        async def read_chunk(key: str, offset: int, into: memoryview) -> None:
+            nonlocal missing_bytes
+            await self._storage.read_into(key, offset, into)
+            missing_bytes -= into.nbytes
+            self._queued_bytes -= into.nbytes
+
+        try:
+            async with asyncio.TaskGroup() as chunks, self._turn:
+                for key, offset, into in spans:
+                    for first in range(0, into.nbytes, self._chunk_bytes):
+                        await self._streams.acquire()
+                        self._check_open(key)
+                        piece = into.cast("B")[first : first + self._chunk_bytes]
+                        self._track(chunks.create_task(read_chunk(key, offset + first, piece)))
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        finally:
+            self._queued_bytes -= missing_bytes
+        if missing_bytes:
+            self._check_open(spans[0][0])
 
     async def close(self) -> None:
-        """Cancel what is queued and under way."""
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
-        while not self._queue.empty():
-            self._queue.get_nowait()[0].done.cancel()
+        """Cancel the reads under way and fail those that wait."""
+        self._closed = True
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running)
 
-    async def _work(self) -> None:
-        while True:
-            request, (key, offset, into) = await self._queue.get()
-            self.queued_bytes -= len(into)
-            if request.done.done():
-                continue  # failed or given up: its buffer may be somebody else's already
-            try:
-                await self._storage.read_into(key, offset, into)
-            except asyncio.CancelledError:
-                request.done.cancel()
-                raise
-            except Exception as error:
-                request.failed(error)
-            else:
-                request.chunk_done()
+    def _track(self, task: asyncio.Task[None]) -> None:
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._streams.release()
+
+    def _check_open(self, key: str) -> None:
+        if self._closed:
+            raise StorageError(key, "read", "the read queue was closed")

@@ -137,7 +137,7 @@ class Connection(Protocol):
         ...
 
     async def notify(self, payload: bytes) -> None:
-        """Deliver ``payload`` (at most 1 MiB) to the peer's handler, after all earlier writes; done when it ran."""
+        """Call the peer's handler with ``payload``, at most 1 MiB, after all earlier writes."""
         ...
 
 
@@ -179,7 +179,7 @@ def check_operation(
         if reason := at.fault(region.length):
             raise TransferError(peer, operation, region.key, at.offset, f"{side} side: {reason}")
     if local_at.nbytes != remote_at.nbytes:
-        reason = f"local side has {local_at.nbytes} bytes, remote side {remote_at.nbytes}; expected equal sizes"
+        reason = f"{local_at.nbytes} bytes here, {remote_at.nbytes} there: expected equal sizes"
         raise TransferError(peer, operation, remote.key, remote_at.offset, reason)
     if not local.registered:
         reason = "the local region is not registered"

@@ -88,7 +88,7 @@ class Channel(ABC):
         """The channel is closed, for ``reason``."""
 
     def send(self, head: bytes, outlet: Outlet | None = None) -> None:
-        """Queue a frame: header and trailer, and the payload that ``outlet`` will gather when its turn comes."""
+        """Queue a frame: header and trailer, and the payload that ``outlet`` gathers when its turn comes."""
         if self.lost is not None:
             return
         self._queue.append((head, outlet))

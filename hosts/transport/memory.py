@@ -6,8 +6,8 @@ import asyncio
 import itertools
 from weakref import WeakValueDictionary
 
+from hosts.config import TransportConfig
 from hosts.pacing import TokenBucket
-from hosts.protocol import TransportConfig
 from hosts.transport.base import (
     Bytes,
     NotificationHandler,

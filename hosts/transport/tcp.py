@@ -13,8 +13,8 @@ from collections import deque
 
 import msgspec
 
+from hosts.config import TransportConfig
 from hosts.pacing import TokenBucket
-from hosts.protocol import TransportConfig
 from hosts.transport.base import (
     Bytes,
     NotificationHandler,
@@ -54,9 +54,7 @@ class _Operation:
 
     def fail(self, peer: str, reason: str) -> None:
         if not self.answered.done():
-            self.answered.set_exception(
-                TransferError(peer, self.name, self.region, self.at.offset, reason)
-            )
+            self.answered.set_exception(TransferError(peer, self.name, self.region, self.at.offset, reason))
 
 
 class TcpConnection(Channel):
@@ -158,7 +156,7 @@ class TcpConnection(Channel):
             return self.lose(f"the peer refused: {trailer.decode(errors='replace')}")
         operation = self._outstanding.pop(frame.operation, None)
         if operation is None:
-            raise ProtocolError(f"{frame.kind.name} for operation {frame.operation}, which is not outstanding")
+            raise ProtocolError(f"{frame.kind.name} for operation {frame.operation}, not outstanding")
         self._outstanding_bytes -= operation.at.nbytes
         if frame.kind is Kind.FAILED:
             operation.fail(self.peer, trailer.decode(errors="replace"))

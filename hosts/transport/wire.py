@@ -93,7 +93,7 @@ def decode(header: bytearray) -> Frame:
     if magic != MAGIC:
         raise ProtocolError(f"a frame starts with {magic:#06x}, expected {MAGIC:#06x}")
     if version != VERSION:
-        raise ProtocolError(f"the peer speaks version {version}, expected {VERSION}: install the same release")
+        raise ProtocolError(f"the peer speaks version {version}, this is {VERSION}: install the same release")
     kind = _KINDS.get(code)
     if kind is None:
         raise ProtocolError(f"a frame of kind {code}, expected one of {sorted(_KINDS)}")
@@ -116,15 +116,15 @@ class Outlet:
         """Runs of at most ``limit_bytes`` to send; one is done with when the next is asked for."""
         at, view = self.at, self.region.view
         if at.contiguous:
-            yield from _chunked(memoryview(at.run(view)), limit_bytes)
+            yield from _chunked(at.run(view).data, limit_bytes)
         elif at.length >= DIRECT_PIECE_BYTES:
             for piece in at.pieces(view):
-                yield from _chunked(memoryview(piece), limit_bytes)
+                yield from _chunked(piece.data, limit_bytes)
         else:
             for batch in _batches(at.pieces(view), limit_bytes):
                 staged = staging[: batch.size]
                 staged.reshape(batch.shape)[...] = batch
-                yield memoryview(staged)
+                yield staged.data
 
 
 class Inlet:
@@ -155,14 +155,14 @@ class Inlet:
             return
         at, view = self.at, self.region.view
         if at.contiguous:
-            yield from _chunked(memoryview(at.run(view)), CHUNK_BYTES)
+            yield from _chunked(at.run(view).data, CHUNK_BYTES)
         elif at.length >= DIRECT_PIECE_BYTES:
             for piece in at.pieces(view):
-                yield from _chunked(memoryview(piece), CHUNK_BYTES)
+                yield from _chunked(piece.data, CHUNK_BYTES)
         else:
             for batch in _batches(at.pieces(view), STAGING_BYTES):
                 staged = staging[: batch.size]
-                yield memoryview(staged)
+                yield staged.data
                 batch[...] = staged.reshape(batch.shape)
 
 

@@ -59,7 +59,7 @@ def obstacle() -> str | None:
         return "no Python that an unprivileged user can start"
     argv = [
         *drop_privileges(),
-        python,
+        PYTHON,
         "-B",
         "-c",
         "from harness.cluster import probe; probe('user_namespaces')",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from workloads.formats import canonical, kv_cache_tester
 from workloads.formats.canonical import write_trace
-from workloads.formats.source import ParsedFile, TraceSource, read_source
+from workloads.formats.source import ParsedFile, TraceSource, read_source, unreadable
 from workloads.trace import Session, Trace, TraceError
 
 __all__ = ["FORMATS", "TraceFormat", "load_trace", "write_trace"]
@@ -69,13 +69,12 @@ def load_trace(path: Path) -> Trace:
 
 
 def _trace_files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    files = sorted(
-        file
-        for file in path.iterdir()
-        if file.name.endswith(_SUFFIXES) and not file.name.startswith(".") and file.is_file()
-    )
+    try:
+        if not path.is_dir():
+            return [path]
+        files = sorted(file for file in path.iterdir() if _is_trace_file(file))
+    except OSError as error:
+        raise unreadable(path, error) from None
     if not files:
         raise TraceError.at(
             path,
@@ -84,6 +83,10 @@ def _trace_files(path: Path) -> list[Path]:
             fix="check the path",
         )
     return files
+
+
+def _is_trace_file(path: Path) -> bool:
+    return path.name.endswith(_SUFFIXES) and not path.name.startswith(".") and path.is_file()
 
 
 def _format_of(source: TraceSource) -> TraceFormat:

@@ -53,9 +53,7 @@ def read_source(path: Path) -> TraceSource:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise TraceError.at(
-            path, found=error.strerror or str(error), expected="a readable trace file", fix="check the path"
-        ) from None
+        raise unreadable(path, error) from None
     if data.startswith(_GZIP_MAGIC):
         try:
             data = gzip.decompress(data)
@@ -87,12 +85,22 @@ def read_source(path: Path) -> TraceSource:
     return TraceSource(path, data, hashlib.sha256(data).hexdigest())
 
 
+def unreadable(path: Path, error: OSError) -> TraceError:
+    """The error for a file or folder that the system does not let us read."""
+    return TraceError.at(
+        path,
+        found=error.strerror or str(error),
+        expected="a readable trace file or folder",
+        fix="check the path and its permissions",
+    )
+
+
 def decode(decoder: msgspec.json.Decoder[_Decoded], data: bytes, where: object) -> _Decoded:
     """Decode JSON into a typed struct; a ``TraceError`` names the key path, the value and the type."""
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
-        expectation, _, key_path = str(error).partition(" - at ")
+        complaint, _, key_path = str(error).partition(" - at ")
         key_path = key_path.strip("`") or "$"
     except (msgspec.DecodeError, RecursionError) as error:
         raise _malformed(where, error) from None
@@ -103,9 +111,16 @@ def decode(decoder: msgspec.json.Decoder[_Decoded], data: bytes, where: object) 
     raise TraceError.at(
         f"{where}: {key_path}",
         found=_value_at(document, key_path),
-        expected=f"another value ({expectation})",
+        expected=_expectation(complaint),
         fix="correct the value or leave the file out",
     )
+
+
+def _expectation(complaint: str) -> str:
+    """The expected half of msgspec's "Expected X, got Y"; other complaints, of keys, whole."""
+    if complaint.startswith("Expected "):
+        return complaint.removeprefix("Expected ").partition(", got")[0]
+    return f"a valid one ({complaint})"
 
 
 def _malformed(where: object, error: Exception) -> TraceError:

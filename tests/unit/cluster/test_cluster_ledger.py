@@ -110,3 +110,18 @@ def test_state_directory_falls_back_to_the_users_own(tmp_path: Path, monkeypatch
     assert ledger.default_state_dir() == tmp_path / "dualpath"
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert ledger.default_state_dir() == Path(f"/tmp/dualpath-{os.getuid()}")
+
+
+def test_what_cannot_be_removed_keeps_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = tmp_path / "state"
+    dead = die_in_a_run(state, tmp_path)
+
+    def fail(path: Path) -> None:
+        raise OSError(f"{path} is busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.cluster.ledger.shutil.rmtree", fail)
+        with pytest.raises(ClusterError, match=f"cannot clean up this run: .*{dead} is busy"):
+            cleanup(state)
+    assert cleanup(state)[-1] == f"record {state / dead}.json"
+    assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,7 @@
 """A small simulator of a closed loop over storage NICs that leaves a stored run as the harness would.
 
-Every storage NIC serves its reads first come, first served at its ceiling; a turn reads, computes, decodes and is
-followed by the session's next turn. Repetitions differ by a seeded jitter of their NICs' speed.
+Every storage NIC serves its reads first come, first served at its ceiling; a turn reads, computes, decodes
+and is followed by the session's next turn. Repetitions differ by a seeded jitter of their NICs' speed.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ class StoredRunBuilder:
             engine_free_s[prefill_host] = compute_begin_s + self.compute_s
             first_s = engine_free_s[prefill_host] + 0.002
             end_s = first_s + self.decode_s
-            self._turn(number, policy, session, turn, turn_id, reader, decode_host, [arrived_s, begin_s, read_end_s])
+            self._turn(
+                number, policy, session, turn, turn_id, reader, decode_host, [arrived_s, begin_s, read_end_s]
+            )
             self.tables["turns"][-1] |= {
                 "engine_wait_ns": round((compute_begin_s - read_end_s) * SECOND_NS),
                 "compute_ns": round(self.compute_s * SECOND_NS),
@@ -293,7 +295,15 @@ class StoredRunBuilder:
                 }
                 for host in self.hosts
             ]
-            + [{"name": "s0", "role": "storage", "engines": 0, "storage_nic": "stor0", "facts": {"nginx": "1.22"}}],
+            + [
+                {
+                    "name": "s0",
+                    "role": "storage",
+                    "engines": 0,
+                    "storage_nic": "stor0",
+                    "facts": {"nginx": "1.22"},
+                }
+            ],
             "emulation": {
                 "mode": self.mode,
                 "storage": "http",
@@ -302,7 +312,10 @@ class StoredRunBuilder:
                 "labels": ["GPU compute is timed, not executed"],
             },
             "ceilings": {
-                host: {"storage_read_bytes_per_s": self.ceiling_bytes_per_s, "measured_at": "2026-03-01T12:00:00+00:00"}
+                host: {
+                    "storage_read_bytes_per_s": self.ceiling_bytes_per_s,
+                    "measured_at": "2026-03-01T12:00:00+00:00",
+                }
                 for host in self.hosts
             },
             "repetitions": [],

@@ -256,12 +256,12 @@ def with_turn(**changes):
         ),
         ({"requests": []}, "trace.json: $: found an object with the keys requests, expected"),
         (conversation(), "found no request, expected at least one session with a turn"),
-        (conversation(block_size=0), "trace.json: $.block_size: found 0, expected another value"),
+        (conversation(block_size=0), "trace.json: $.block_size: found 0, expected `int` >= 1"),
         (conversation(hash_id_scope="global"), "$.hash_id_scope: found 'global'"),
         (with_request(type="x"), "$.requests[0].type: found 'x'"),
         (
             with_request(**{"in": -1}),
-            "$.requests[0].in: found -1, expected another value (Expected `int` >= 0",
+            "$.requests[0].in: found -1, expected `int` >= 0; correct",
         ),
         (with_request(**{"in": "many"}), "$.requests[0].in: found 'many'"),
         (with_request(**{"in": 10**30}), "$.requests[0].in: found 10000"),
@@ -293,6 +293,11 @@ def test_bad_files_give_one_clear_line(tmp_path, content, message):
         load(tmp_path, content)
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_path_too_long_for_the_system_is_an_error_of_the_trace(tmp_path):
+    with pytest.raises(TraceError, match="found File name too long"):
+        load_trace(tmp_path / ("x" * 300))
 
 
 def test_a_missing_file_is_named(tmp_path):
