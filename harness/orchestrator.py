@@ -30,7 +30,7 @@ from workloads.layout import SessionPlan
 
 _PRIME_BATCH = 8
 _PRIME_TIMEOUT_S = 120.0
-_WARM_UP_AGENTS = 8
+_WARM_UP_AGENTS = 4
 
 
 class DeadlineError(Exception):
