@@ -9,23 +9,25 @@ STAMP := $(VENV)/.installed
 setup: $(STAMP)
 
 $(STAMP): requirements/dev.lock pyproject.toml tools/install-system-packages
-	tools/install-system-packages
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dualpath needs Python 3.11 or newer: make PYTHON=python3.11 setup")'
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements/dev.lock
-	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	touch $@
+	@tools/install-system-packages
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dualpath needs Python 3.11 or newer: make PYTHON=python3.11 setup")'
+	@echo "installing the locked packages into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
 
 demo: setup
-	$(VENV)/bin/dualpath demo
+	@$(VENV)/bin/dualpath demo
 
 test: setup
-	$(VENV)/bin/tox run
+	@$(VENV)/bin/tox run
 
 lint: setup
-	$(VENV)/bin/tox run -e lint
+	@$(VENV)/bin/tox run -e lint
 
 lock:
+	$(VENV)/bin/python -m pip install --quiet pip-tools
 	$(VENV)/bin/python -m piptools compile --generate-hashes --no-emit-index-url --no-emit-trusted-host \
 	  --no-emit-find-links --no-emit-options --strip-extras --allow-unsafe \
 	  --output-file requirements/dev.lock pyproject.toml requirements/dev.in

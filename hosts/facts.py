@@ -23,7 +23,6 @@ def host_facts() -> dict[str, str]:
         "dualpath": metadata.version("dualpath-testbed"),
         "grpcio": metadata.version("grpcio"),
         "numpy": metadata.version("numpy"),
-        "obstore": metadata.version("obstore"),
         "tcp_congestion_control": _read("/proc/sys/net/ipv4/tcp_congestion_control"),
     }
 
