@@ -57,6 +57,7 @@ from hosts.protocol import (
     encode,
 )
 from hosts.telemetry import Telemetry
+from hosts.transport import TransferError
 from workloads.layout import from_ranges
 
 CHANNEL_OPTIONS = [
@@ -189,9 +190,17 @@ class Agent:
             await self._prefill.serve(request)
         except Exception as error:
             _log.exception("prefill of turn %d failed", request.order.turn_id)
-            reason = f"prefill host {self._name}: {_reason(error)}"
+            await self._tell_prefill_failed(request, _reason(error))
+
+    async def _tell_prefill_failed(self, request: PrefillRequest, reason: str) -> None:
+        """Tell the decode host, which owns the turn, or the control node if that one is out of reach."""
+        turn_id = request.order.turn_id
+        failed = PrefillFailed(turn_id, f"prefill host {self._name}: {reason}")
+        try:
             decode_host = await self._host.peer(request.decode_host)
-            await decode_host.notify(encode(PrefillFailed(request.order.turn_id, reason)))
+            await decode_host.notify(encode(failed))
+        except TransferError as error:
+            await self._report(Failed(self._name, f"{reason}; {_reason(error)}", turn_id))
 
     async def _store(self, stored: StoredObject) -> None:
         ids = from_ranges(stored.blocks)

@@ -1,8 +1,8 @@
 """The bytes of a KV block, as a pure function of (seed, block id): any block can be checked anywhere.
 
-Word w of block b is ``splitmix64(seed, w) ^ splitmix64(seed, b)``, little-endian (the generator of
-Steele, Lea and Flood, OOPSLA 2014, used as a counter-based hash). The first term is one table for
-all blocks, so filling costs one exclusive-or a word; blocks of different ids differ in every word,
+Word w of block b is ``mix(w ^ mix(seed ^ salt)) ^ mix(b ^ mix(seed))``, little-endian, where mix is
+splitmix64 (Steele, Lea and Flood, OOPSLA 2014) used as a counter-based hash. The first term is one
+table for all blocks, so filling costs one exclusive-or a word; blocks of different ids differ in every word,
 and a word in the wrong place of the right block differs as well. Not for secrets.
 """
 

@@ -1,13 +1,15 @@
 """An HTTP/1.1 server as the store: ranges by GET (RFC 9110, 14), objects by PUT, trees by DELETE (RFC 4918).
 
 A client of its own, because of the agents' CPU on a shared machine: the body is received into the
-caller's buffer, and the process wakes for 128 KiB, not for every segment. Against obstore, ranges of
-256 KiB cost about a third of the CPU time.
+caller's buffer, and the process wakes for 128 KiB, not for every segment. Measured on loopback in
+ranges of 256 KiB: 0.45 s of CPU a GB, obstore 1.0; on a 200 Mbit/s link that delivers segments one
+by one, waking for 128 KiB takes a sixth of the CPU of waking for each.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from urllib.parse import urlsplit
 
 from hosts.config import StorageConfig
@@ -15,6 +17,7 @@ from hosts.storage.base import Data, StorageError, check_key, check_range, short
 from hosts.storage.http_connection import HttpConnection, MalformedResponseError, Request, Response
 
 _WRITE_STREAMS = 2
+_OPERATIONS = {"GET": "read", "PUT": "write", "DELETE": "delete"}
 _NO_BYTES = memoryview(b"")
 
 
@@ -109,7 +112,8 @@ class HttpStorage:
                     raise self._error(method, path, f"no progress for {self._timeout_s:g} s") from error
                 except (OSError, EOFError, MalformedResponseError) as error:
                     if not kept or connection.answered:
-                        reason = getattr(error, "strerror", None) or str(error)
+                        number = getattr(error, "errno", None)
+                        reason = os.strerror(number) if number else str(error)
                         raise self._error(method, path, reason) from error
 
     async def _exchange(self, connection: HttpConnection, request: Request) -> Response:
@@ -128,4 +132,4 @@ class HttpStorage:
 
     def _error(self, method: str, path: str, reason: str) -> StorageError:
         host, port = self._server
-        return StorageError(path, method, f"http://{host}:{port}{self._base}: {reason}")
+        return StorageError(path, _OPERATIONS[method], f"http://{host}:{port}{self._base}: {reason}")

@@ -53,11 +53,13 @@ class ReadQueue:
         try:
             async with asyncio.TaskGroup() as chunks, self._turn:
                 for key, offset, into in spans:
-                    for first in range(0, into.nbytes, self._chunk_bytes):
-                        await self._streams.acquire()
-                        self._check_open(key)
-                        piece = into.cast("B")[first : first + self._chunk_bytes]
-                        self._track(chunks.create_task(read_chunk(key, offset + first, piece)))
+                    target = into.cast("B")
+                    for first in range(0, len(target), self._chunk_bytes):
+                        await self._take_stream(key)
+                        piece = target[first : first + self._chunk_bytes]
+                        task = chunks.create_task(read_chunk(key, offset + first, piece))
+                        self._running.add(task)
+                        task.add_done_callback(self._give_stream_back)
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
         finally:
@@ -73,11 +75,15 @@ class ReadQueue:
         if self._running:
             await asyncio.wait(self._running)
 
-    def _track(self, task: asyncio.Task[None]) -> None:
-        self._running.add(task)
-        task.add_done_callback(self._finished)
+    async def _take_stream(self, key: str) -> None:
+        await self._streams.acquire()
+        try:
+            self._check_open(key)
+        except StorageError:
+            self._streams.release()
+            raise
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def _give_stream_back(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._streams.release()
 

@@ -110,7 +110,7 @@ class Connection(Protocol):
 
     Any number may be outstanding; each raises `TransferError` if it fails or the peer is silent for
     the transport's timeout. After a cancelled read no more bytes reach the local region; a cancelled
-    write may still reach the remote one.
+    write may still reach the remote one, with whatever the local region holds by then.
     """
 
     @property

@@ -16,6 +16,7 @@ import termios
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 
@@ -179,6 +180,9 @@ class Channel(ABC):
         _log.warning("closing the connection with %s: %s", self.peer, reason)
         if not self._unsent and self._outlet is None:
             self.send(encode(Kind.FAILED, 0, trailer=reason.encode()))
+            # What is left unread would turn the close into a reset, and that drops the reason.
+            with suppress(OSError):
+                self._sock.recv_into(DISCARDED)
         self.lose(reason)
 
     # --- sending -----------------------------------------------------------------------------

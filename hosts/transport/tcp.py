@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections import deque
 
@@ -374,9 +375,10 @@ class TcpTransport:
                 sock.close()
             else:
                 connection.lose("the connection was not established")
-            if not isinstance(error, OSError | ValueError):
+            if not isinstance(error, OSError | ValueError | OverflowError):
                 raise
-            reason = getattr(error, "strerror", None) or str(error) or f"no answer in {self.timeout_s:g} s"
+            number = getattr(error, "errno", None)
+            reason = os.strerror(number) if number else str(error) or f"no answer in {self.timeout_s:g} s"
             raise TransferError(address, "connect", 0, 0, reason) from error
         return connection
 
@@ -407,7 +409,9 @@ class TcpTransport:
         self._targets.discard(target)
 
     async def close(self) -> None:
-        """See `Transport.close`."""
+        """See `Transport.close`. A second call has nothing left to do."""
+        if self._closed:
+            return
         self._closed = True
         self._loop.remove_reader(self._listener)
         self._listener.close()
