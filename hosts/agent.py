@@ -161,7 +161,7 @@ class Agent:
 
     async def _configure(self, config: HostConfig) -> Ready:
         self._opened = host = await self._resources.enter_async_context(open_host(config))
-        self._telemetry = Telemetry(config.nics, config.telemetry_interval_s)
+        self._telemetry = Telemetry(config.nics, host.storage, config.telemetry_interval_s)
         self._resources.push_async_callback(self._telemetry.close)
         self._prefill = PrefillService(host, on_read_done=lambda turn_id: self._report(ReadDone(turn_id)))
         self._decode = DecodeService(host, self._report)

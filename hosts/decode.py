@@ -28,7 +28,7 @@ from hosts.protocol import (
     TurnOrder,
     encode,
 )
-from workloads.layout import from_ranges
+from workloads.layout import BlockRange, from_ranges
 
 Report = Callable[[ReadDone | FirstToken | TurnDone], Awaitable[None]]
 
@@ -170,8 +170,10 @@ class DecodeService:
             await host.compute.decode(order.output_tokens - 1, from_ns)
         return sum(w.result()[0] for w in writes), sum(w.result()[1] for w in writes)
 
-    async def _write_generated(self, turn: _Turn, key: str, blocks: tuple[object, ...]) -> tuple[int, int]:
-        ids = from_ranges(blocks)  # type: ignore[arg-type]
+    async def _write_generated(
+        self, turn: _Turn, key: str, blocks: tuple[BlockRange, ...]
+    ) -> tuple[int, int]:
+        ids = from_ranges(blocks)
         data = np.empty((len(ids), self._host.config.geometry.full_block_bytes), np.uint8)
         fill_blocks(data, self._host.config.content_seed, ids)
         return await self._write(turn, key, memoryview(data.reshape(-1).data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from hosts.buffers import BufferArena
 from hosts.compute import TimedCompute
 from hosts.content import mismatched
-from hosts.protocol import HostConfig, Transfer
+from hosts.protocol import HostConfig, Transfer, TransferKind
 from hosts.storage import Storage, open_storage
 from hosts.storage.reader import ReadQueue
 from hosts.transport import Connection, Region, Transport, open_transport
@@ -21,6 +22,8 @@ from workloads.layout import Span
 from workloads.models import find_model
 
 _ALIGNMENT_BYTES = 4096
+_LOGGED_BLOCKS = 8
+_log = logging.getLogger("dualpath.host")
 
 
 @dataclass(slots=True)
@@ -61,9 +64,11 @@ class Host:
         await self.reads.read(parts)
         return self.transfer("storage_read", "storage", at - offset, len(parts), begin_at_ns)
 
-    def transfer(self, kind: str, peer: str, nbytes: int, operations: int, begin_at_ns: int) -> Transfer:
+    def transfer(
+        self, kind: TransferKind, peer: str, nbytes: int, operations: int, begin_at_ns: int
+    ) -> Transfer:
         """The record of a stage that ends now."""
-        return Transfer(kind, self.config.host, peer, nbytes, operations, begin_at_ns, self.now_ns())  # type: ignore[arg-type]
+        return Transfer(kind, self.config.host, peer, nbytes, operations, begin_at_ns, self.now_ns())
 
     def now_ns(self) -> int:
         """Monotonic nanoseconds since the repetition began on this host."""
@@ -78,8 +83,15 @@ class Host:
     def verify(self, turn_id: int, offset: int, ids: NDArray[np.int64]) -> tuple[int, int]:
         """Check sampled blocks at ``offset`` against their content function: (verified, mismatched)."""
         at = self.sample(turn_id, len(ids))
-        blocks = self.blocks(offset, len(ids))[at]
-        return len(at), len(mismatched(blocks, self.config.content_seed, ids[at]))
+        wrong = mismatched(self.blocks(offset, len(ids))[at], self.config.content_seed, ids[at])
+        self.log_mismatch(turn_id, ids[at[wrong]])
+        return len(at), len(wrong)
+
+    def log_mismatch(self, turn_id: int, ids: NDArray[np.int64]) -> None:
+        """Name the blocks ``ids``, if any, whose bytes are wrong here."""
+        if len(ids):
+            shown = ", ".join(map(str, ids[:_LOGGED_BLOCKS].tolist()))
+            _log.error("turn %d: %d blocks differ from their content: %s ...", turn_id, len(ids), shown)
 
 
 @asynccontextmanager

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Literal
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from hosts.buffers import Allocation
 from hosts.content import fill_blocks
 from hosts.host import Host
 from hosts.protocol import PrefillDone, PrefillRequest, Transfer, encode
-from hosts.transport import Connection, RemoteRegion, Strided
+from hosts.transport import Connection, Region, RemoteRegion, Strided
 from workloads.layout import from_ranges
 
 # Layers of hit KV on their way from the DE buffer while one computes: hides a round trip a layer.
@@ -128,36 +130,35 @@ class _ForwardPass:
 
     async def _layers_from_buffer(self, compute: Callable[[int], Awaitable[None]]) -> None:
         """Hit and missed KV lie together in the PE buffer: one strided write a layer."""
-        async with _LayerWrites(self) as writes:
+        blocks = self._hits + self._new
+        async with self._layer_writes() as writes:
             for layer in range(self._layers):
                 await compute(0)
-                await writes.post(self._offset, layer, first_block=0, blocks=self._hits + self._new)
+                await writes.post(
+                    self._local(self._offset, layer, blocks),
+                    self._remote(layer, first_block=0, blocks=blocks),
+                )
 
     async def _layers_from_decode_host(self, compute: Callable[[int], Awaitable[None]]) -> None:
         """Prefetch each layer's hit KV, compute when it is here, write back the missed tokens' KV."""
         begin_at_ns = self._host.now_ns()
         pending: deque[asyncio.Task[int]] = deque()
         try:
-            async with _LayerWrites(self) as writes:
+            async with self._layer_writes() as writes:
                 for layer in range(self._layers):
                     while len(pending) < self._ring and layer + len(pending) < self._layers:
                         pending.append(asyncio.create_task(self._fetch(layer + len(pending))))
-                    ready_at_ns = await pending.popleft()
-                    await compute(ready_at_ns)
+                    await compute(await pending.popleft())
                     self._verify_layer(layer)
-                    await writes.post(self._new_offset, layer, first_block=self._hits, blocks=self._new)
+                    if self._new:
+                        await writes.post(
+                            self._local(self._new_offset, layer, self._new),
+                            self._remote(layer, first_block=self._hits, blocks=self._new),
+                        )
         finally:
             for task in pending:
                 task.cancel()
-        self._transfers.append(
-            self._host.transfer(
-                "layer_read",
-                self._request.decode_host,
-                self._slot_bytes * self._layers,
-                self._layers,
-                begin_at_ns,
-            )
-        )
+        self._record("layer_read", self._slot_bytes * self._layers, self._layers, begin_at_ns)
 
     async def _fetch(self, layer: int) -> int:
         """Read one layer of the hit KV into its ring slot; the moment it arrived."""
@@ -178,11 +179,36 @@ class _ForwardPass:
         found = self._host.region.view[slot : slot + self._slot_bytes].reshape(self._hits, self._layer_bytes)
         columns = slice(layer * self._layer_bytes, (layer + 1) * self._layer_bytes)
         self._verified += len(at)
-        self._mismatched += int((found[at] != expected[:, columns]).any(axis=1).sum())
+        wrong = (found[at] != expected[:, columns]).any(axis=1)
+        self._mismatched += int(wrong.sum())
+        self._host.log_mismatch(self._order.turn_id, self._hit_ids[at[wrong]])
+
+    @asynccontextmanager
+    async def _layer_writes(self) -> AsyncIterator[_Writes]:
+        """Writes to the decode host; at the end all are placed there, and recorded as one stage."""
+        begin_at_ns = self._host.now_ns()
+        writes = _Writes(self._peer, self._host.region, self._target())
+        try:
+            yield writes
+            await writes.all_placed()
+        finally:
+            await writes.cancel()
+        self._record("layer_write", writes.bytes, writes.operations, begin_at_ns)
+
+    def _record(
+        self, kind: Literal["layer_read", "layer_write"], nbytes: int, operations: int, begin_at_ns: int
+    ) -> None:
+        self._transfers.append(
+            self._host.transfer(kind, self._request.decode_host, nbytes, operations, begin_at_ns)
+        )
 
     def _target(self) -> RemoteRegion:
         assert self._request.target is not None, "a path that moves KV has a decode buffer"
         return self._request.target
+
+    def _local(self, offset: int, layer: int, blocks: int) -> Strided:
+        """Layer ``layer`` of ``blocks`` Full Blocks at ``offset`` of this host's buffer."""
+        return Strided(offset + layer * self._layer_bytes, self._layer_bytes, blocks, self._block_bytes)
 
     def _remote(self, layer: int, first_block: int, blocks: int) -> Strided:
         """Layer ``layer`` of ``blocks`` Full Blocks in the decode host's buffer."""
@@ -190,49 +216,28 @@ class _ForwardPass:
         return Strided(offset, self._layer_bytes, blocks, self._block_bytes)
 
 
-class _LayerWrites:
-    """Layer writes in flight while later layers compute; leaving waits until all are placed."""
+class _Writes:
+    """Writes in flight while later layers compute; the oldest is awaited when there are many."""
 
-    def __init__(self, owner: _ForwardPass) -> None:
-        self._owner = owner
+    def __init__(self, peer: Connection, region: Region, target: RemoteRegion) -> None:
+        self._peer, self._region, self._target = peer, region, target
         self._tasks: deque[asyncio.Task[None]] = deque()
-        self._bytes = self._operations = 0
+        self.bytes = self.operations = 0
 
-    async def __aenter__(self) -> _LayerWrites:
-        self._begin_at_ns = self._owner._host.now_ns()
-        return self
-
-    async def post(self, local_offset: int, layer: int, first_block: int, blocks: int) -> None:
-        """Write layer ``layer`` of ``blocks`` Full Blocks at ``local_offset`` to the decode host."""
-        owner = self._owner
-        if not blocks:
-            return
-        local = Strided(
-            local_offset + layer * owner._layer_bytes, owner._layer_bytes, blocks, owner._block_bytes
-        )
-        write = owner._peer.write(
-            owner._host.region, local, owner._target(), owner._remote(layer, first_block, blocks)
-        )
-        self._tasks.append(asyncio.create_task(write))
-        self._bytes += local.nbytes
-        self._operations += 1
+    async def post(self, local: Strided, remote: Strided) -> None:
+        """Start a write from the local to the remote descriptor."""
+        self._tasks.append(asyncio.create_task(self._peer.write(self._region, local, self._target, remote)))
+        self.bytes += local.nbytes
+        self.operations += 1
         if len(self._tasks) > _MAX_WRITES_IN_FLIGHT:
             await self._tasks.popleft()
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            return
+    async def all_placed(self) -> None:
+        """Wait until every write has been acknowledged."""
         await asyncio.gather(*self._tasks)
-        owner = self._owner
-        owner._transfers.append(
-            owner._host.transfer(
-                "layer_write",
-                owner._request.decode_host,
-                self._bytes,
-                self._operations,
-                self._begin_at_ns,
-            )
-        )
+
+    async def cancel(self) -> None:
+        """Give up whatever is still in flight."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -24,6 +24,7 @@ ATTACH_METHOD = "/dualpath.Control/Attach"
 
 Role = Literal["prefill", "decode", "storage"]
 ReadPath = Literal["prefill", "decode", "none"]
+TransferKind = Literal["storage_read", "storage_write", "layer_read", "layer_write"]
 
 
 class _Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -150,12 +151,19 @@ class NicSamples(msgspec.Struct, frozen=True):
 
 
 class HostSamples(msgspec.Struct, frozen=True):
-    """Telemetry of one host and repetition; every list has one entry a sample."""
+    """Telemetry of one host and repetition; every list has one entry a sample.
+
+    Bytes are cumulative: ``storage_*`` the storage back-end's payload, ``disk_*`` all disks of the machine.
+    """
 
     at_ns: list[int]
     cpu_busy_fraction: list[float]
     agent_cpu_s: list[float]
     memory_used_bytes: list[int]
+    storage_read_bytes: list[int]
+    storage_written_bytes: list[int]
+    disk_read_bytes: list[int]
+    disk_written_bytes: list[int]
     sample_cost_ns: list[int]
     nics: list[NicSamples]
 
@@ -209,7 +217,7 @@ class PrefillRequest(_Message, frozen=True):
 class Transfer(msgspec.Struct, frozen=True, array_like=True):
     """One stage of a turn that moved bytes, on the initiator's clock since the repetition began."""
 
-    kind: Literal["storage_read", "storage_write", "layer_read", "layer_write"]
+    kind: TransferKind
     host: str
     peer: str
     bytes: int

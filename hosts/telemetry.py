@@ -1,4 +1,4 @@
-"""Telemetry of one host during a repetition: interface counters, CPU, memory, and its own cost."""
+"""Telemetry of one host during a repetition: interfaces, CPU, memory, storage, and its own cost."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import psutil
 
 from hosts.config import NicConfig
 from hosts.protocol import HostSamples, NicSamples
+from hosts.storage import Storage
 
 
 class Telemetry:
@@ -18,8 +19,9 @@ class Telemetry:
     Interface counters are those of the network namespace the agent runs in (/proc/net/dev, proc(5)).
     """
 
-    def __init__(self, nics: Sequence[NicConfig], interval_s: float) -> None:
+    def __init__(self, nics: Sequence[NicConfig], storage: Storage, interval_s: float) -> None:
         self._nics = nics
+        self._storage = storage
         self._interval_s = interval_s
         self._process = psutil.Process()
         self._task: asyncio.Task[None] | None = None
@@ -62,6 +64,11 @@ class Telemetry:
         agent = self._process.cpu_times()
         samples.agent_cpu_s.append(agent.user + agent.system)
         samples.memory_used_bytes.append(psutil.virtual_memory().used)
+        samples.storage_read_bytes.append(self._storage.bytes_read)
+        samples.storage_written_bytes.append(self._storage.bytes_written)
+        disks = psutil.disk_io_counters()
+        samples.disk_read_bytes.append(disks.read_bytes if disks else 0)
+        samples.disk_written_bytes.append(disks.write_bytes if disks else 0)
         for nic in samples.nics:
             nic.rx_bytes.append(counters[nic.name].bytes_recv)
             nic.tx_bytes.append(counters[nic.name].bytes_sent)
@@ -79,4 +86,4 @@ class Telemetry:
 
     def _empty(self) -> HostSamples:
         nics = [NicSamples(nic.name, nic.network, [], []) for nic in self._nics]
-        return HostSamples([], [], [], [], [], nics)
+        return HostSamples([], [], [], [], [], [], [], [], [], nics)

@@ -77,6 +77,8 @@ class PosixStorage:
         except asyncio.CancelledError:
             # A system call cannot be taken back; the buffer is the caller's again when it is over.
             await asyncio.wait([work])
+            if not work.cancelled():
+                work.exception()  # looked at here, since nobody else will
             raise
         except OSError as error:
             refused = error.errno in (errno.ELOOP, errno.ENOTDIR)
