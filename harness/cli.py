@@ -6,10 +6,11 @@ Exit codes: 0 valid result, 1 the run is invalid or a gate failed, 2 bad argumen
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 import typer
@@ -21,8 +22,8 @@ from harness.control import HostError
 from harness.experiment import ExperimentError, load_experiment, shipped_experiments
 from harness.orchestrator import DeadlineError, measure
 from harness.progress import RunProgress
-from harness.run_store import RunStoreError, default_directory
-from reports import ReportError, render
+from harness.run_store import RunDirectoryError, RunStoreError, default_directory, disk_error
+from reports import ReportError, Summary, render
 from workloads.formats import load_trace, write_trace
 from workloads.inspection import inspect as inspect_trace
 from workloads.models import MODELS, ModelError, find_model, gb_per_pflop, kv_bytes_per_token, prefill_flops
@@ -41,15 +42,21 @@ app = typer.Typer(
 )
 traces = typer.Typer(name="traces", help="Inspect and synthesize agentic traces.", no_args_is_help=True)
 app.add_typer(traces)
-out = Console(highlight=False)
+# Lines stay lines: a terminal wraps them itself, and a file or pipe wants them whole.
+out = Console(highlight=False, markup=False, soft_wrap=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Run directory [default: runs/NAME-TIME].", show_default=False)
 ]
+ModeName = Literal["auto", "network_namespaces", "user_namespaces", "loopback"]
 ModeOption = Annotated[
-    str, typer.Option("--mode", help="auto, network_namespaces, user_namespaces or loopback.")
+    ModeName, typer.Option("--mode", help="Kind of emulated cluster; auto takes the best that works here.")
 ]
+
+
+class _InterruptedError(Exception):
+    """Ctrl-C or SIGTERM during a run: exit code 130."""
 
 
 @app.callback(invoke_without_command=True)
@@ -84,7 +91,7 @@ def report(
     json: JsonOption = False,
 ) -> None:
     """Analyse a stored run again and write its summary.json, report.html and report.md."""
-    _conclude(run_dir, json)
+    _conclude(_render(run_dir), run_dir, json)
 
 
 @app.command(epilog="Example: `dualpath experiments`")
@@ -166,34 +173,71 @@ def traces_inspect(
 def traces_synthesize(
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write (JSONL).")],
     like: Annotated[str, typer.Option(help="paper-32k, paper-48k or paper-64k.")] = "paper-64k",
-    sessions: Annotated[int, typer.Option(min=1)] = 500,
-    seed: Annotated[int, typer.Option(min=0)] = 1,
+    sessions: Annotated[int, typer.Option(min=1, help="Agent trajectories to draw.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same trace.")] = 1,
 ) -> None:
     """Write a synthetic trace whose means match the paper's trace table (section 7.1)."""
     trace = synthesize_trace(like, sessions, seed)
-    write_trace(trace, output)
+    try:
+        write_trace(trace, output)
+    except OSError as error:
+        raise TraceError.at(
+            output,
+            found=error.strerror or str(error),
+            expected="a file that can be written",
+            fix="choose another",
+        ) from None
     out.print(f"{output}: {sessions} sessions, sha256 {trace.sha256}")
 
 
-def _run(name: str, directory: Path | None, mode_name: str, json: bool) -> None:
+def _run(name: str, directory: Path | None, mode: ModeName, json: bool) -> None:
     experiment = load_experiment(name)
-    choice = probe(None if mode_name == "auto" else mode_name)
+    choice = probe(None if mode == "auto" else mode)
     if choice.mode == "user_namespaces" and not inside_user_namespace():
         reexec_in_user_namespace(sys.orig_argv)
     directory = directory or default_directory(experiment.name)
-    with RunProgress() as progress:
-        try:
-            measure(experiment, directory, choice, progress)
-        except (HostError, DeadlineError, KeyboardInterrupt):
-            if (directory / "metadata.json").exists():
-                render(directory)
-            raise
-    _conclude(directory, json)
+    taken = (directory / "metadata.json").exists()
+    # SIGTERM (timeout(1), a batch system) ends a run as Ctrl-C does, whoever handles that at the moment;
+    # in the background of a script, SIGINT starts out ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        with RunProgress() as progress:
+            store = measure(experiment, directory, choice, progress)
+        summary = _render(directory)
+        store.complete()
+    except (HostError, ClusterError, DeadlineError) as error:
+        _report_partial(directory, error)
+        raise
+    except KeyboardInterrupt:
+        interrupted = _InterruptedError("interrupted")
+        if not taken:
+            _report_partial(directory, interrupted)
+        raise interrupted from None
+    _conclude(summary, directory, json)
 
 
-def _conclude(directory: Path, json: bool) -> None:
-    """Analyse, render, print the verdict; exit 1 if the run is not valid."""
-    summary = render(directory)
+def _render(directory: Path) -> Summary:
+    try:
+        return render(directory)
+    except OSError as error:
+        raise disk_error(error, directory) from None
+
+
+def _report_partial(directory: Path, error: Exception) -> None:
+    """Report what was measured until ``error``, which stays the one that is raised, and say where."""
+    if not (directory / "metadata.json").exists():
+        return
+    try:
+        _render(directory)
+    except (ReportError, RunStoreError) as second:
+        error.add_note(f"no report either: {second}")
+    else:
+        error.add_note(f"what was measured: {directory / 'report.html'}")
+
+
+def _conclude(summary: Summary, directory: Path, json: bool) -> None:
+    """Print the verdict; exit 1 if the run is not valid."""
     if json:
         _print_json(summary)
     else:
@@ -211,20 +255,32 @@ def _print_json(document: Any) -> None:
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point: every expected error is one line on stderr and the right exit code."""
     try:
-        app()
-    except (ExperimentError, TraceError, ModelError, ReportError) as error:
-        _fail(error, EXIT_INPUT)
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:
+        usage = error.format_message()
+        _fail(f"{usage.rstrip('.')}; see 'dualpath --help'" if usage else "", EXIT_INPUT)
+    except (ExperimentError, TraceError, ModelError, ReportError, RunDirectoryError) as error:
+        _fail(_line(error), EXIT_INPUT)
     except (HostError, ClusterError, RunStoreError, DeadlineError) as error:
-        _fail(error, EXIT_TESTBED)
-    except KeyboardInterrupt:
-        _fail("interrupted; what was measured until then is saved", EXIT_INTERRUPTED)
+        _fail(_line(error), EXIT_TESTBED)
+    except _InterruptedError as error:
+        _fail(_line(error), EXIT_INTERRUPTED)
+    if code == EXIT_INTERRUPTED:
+        _fail("interrupted", code)
+    sys.exit(code)
 
 
-def _fail(error: object, code: int) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"dualpath: {error}", markup=False)
+def _line(error: Exception) -> str:
+    """An error and what was noted about it, as one line."""
+    return "; ".join(" ".join(part.split()) for part in (str(error), *getattr(error, "__notes__", ())))
+
+
+def _fail(line: str, code: int) -> NoReturn:
+    if line:
+        print(f"dualpath: {line}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
 
 

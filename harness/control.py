@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import grpc
@@ -119,7 +119,7 @@ class ControlServer:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise HostError("control", f"cannot listen on {address}: {error}") from None
-        await self._server.start()
+        await uninterrupted(self._server.start())  # grpc cannot stop a server that is half started
         return f"{address.rpartition(':')[0]}:{port}"
 
     async def agents(self, timeout_s: float) -> dict[str, AgentHandle]:
@@ -131,12 +131,17 @@ class ControlServer:
         return {host: handle.result() for host, handle in self._attached.items()}
 
     async def stop(self) -> None:
-        """End every stream."""
+        """End every stream, that of an agent that hangs as well."""
+        for attached in self._attached.values():
+            if attached.done():
+                attached.result().disconnect("the control node has stopped")
         await self._server.stop(grace=0.5)
 
     async def _attach(self, _: object, context: Any) -> None:
-        envelope = decode_envelope(await context.read())
-        hello = envelope.body
+        try:
+            hello: object = decode_envelope(await context.read()).body
+        except (msgspec.DecodeError, TypeError) as error:  # TypeError: it ended without a frame
+            hello = error
         if not isinstance(hello, Hello) or hello.host not in self._attached:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "expected Hello of a known host")
             return
@@ -145,20 +150,38 @@ class ControlServer:
             return
         handle = AgentHandle(hello, self._on_event)
         self._attached[hello.host].set_result(handle)
+        receiver = asyncio.create_task(self._receive(handle, context))
         sender = asyncio.create_task(self._send(handle, context))
-        reason = "its agent ended"
+        try:
+            ends: list[asyncio.Future[Any]] = [receiver, sender, handle.lost]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (receiver, sender):
+                task.cancel()
+            reason, _ = await asyncio.gather(receiver, sender, return_exceptions=True)
+            handle.disconnect(reason if isinstance(reason, str) else "its control stream broke")
+
+    @staticmethod
+    async def _receive(handle: AgentHandle, context: Any) -> str:
+        """Deliver frames until the stream ends; why it did."""
         try:
             while (frame := await context.read()) is not _EOF:
                 handle.deliver(decode_envelope(frame))
-        except msgspec.ValidationError as error:
-            reason = f"sent a frame that is not a message: {error}"
-        except grpc.aio.AioRpcError as error:
-            reason = f"control stream broke: {error.details()}"
-        finally:
-            sender.cancel()
-            handle.disconnect(reason)
+        except msgspec.DecodeError as error:
+            return f"sent a frame that is not a message: {error}"
+        return "its agent ended"
 
     @staticmethod
     async def _send(handle: AgentHandle, context: Any) -> None:
         async for frame in handle.frames():
             await context.write(frame)
+
+
+async def uninterrupted(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` to its end; a cancellation that arrives meanwhile takes effect afterwards."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise

@@ -14,13 +14,14 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from harness.cluster import Cluster, wait_exit
-from harness.control import AgentHandle, ControlServer, HostError
+from harness.control import AgentHandle, ControlServer, HostError, uninterrupted
 from harness.run_store import RunStore
 from hosts.protocol import HostConfig, Message, Peers, Ready, Shutdown
 
 ATTACH_TIMEOUT_S = 30.0
 COMMAND_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 3.0
+_LOSS_GRACE_S = 0.5
 _T = TypeVar("_T")
 
 
@@ -58,6 +59,9 @@ class Deployment:
         task = asyncio.ensure_future(work)
         try:
             await asyncio.wait([task, watcher], return_when=asyncio.FIRST_COMPLETED)
+            if task.done() and not task.cancelled() and task.exception():
+                # A host that is lost makes others fail, whose complaint may be here first.
+                await asyncio.wait([watcher], timeout=_LOSS_GRACE_S)
             if watcher.done():
                 await watcher
             return await task
@@ -74,8 +78,8 @@ async def deploy(
     """Start an agent on every host, attach, configure and introduce them; stop them at the end."""
     deployment = Deployment()
     server = ControlServer(list(configs), lambda host, message: deployment.on_event(host, message))
-    control_address = await server.start(f"{cluster.control_address}:0")
     try:
+        control_address = await server.start(f"{cluster.control_address}:0")
         for process in cluster.storage_processes:
             deployment.watch("storage", "storage server", process)
         for host in configs:
@@ -85,8 +89,7 @@ async def deploy(
         await deployment.guard(_introduce(deployment, configs))
         yield deployment
     finally:
-        await _stop(deployment)
-        await server.stop()
+        await uninterrupted(_stop(deployment, server))
 
 
 async def _introduce(deployment: Deployment, configs: Mapping[str, HostConfig]) -> None:
@@ -96,22 +99,28 @@ async def _introduce(deployment: Deployment, configs: Mapping[str, HostConfig]) 
     await deployment.call_all(dict.fromkeys(configs, Peers(addresses)))
 
 
-async def _stop(deployment: Deployment) -> None:
+async def _stop(deployment: Deployment, server: ControlServer) -> None:
     """Ask every agent that is left to end; whoever does not is killed with the cluster."""
     deployment.on_event = lambda host, message: None
-    calls = [agent.call(Shutdown(), _STOP_TIMEOUT_S) for agent in deployment.agents.values()]
+    left = {host: agent for host, agent in deployment.agents.items() if not agent.lost.done()}
+    calls = [agent.call(Shutdown(), _STOP_TIMEOUT_S) for agent in left.values()]
     await asyncio.gather(*calls, return_exceptions=True)
-    exits = [asyncio.create_task(wait_exit(p)) for _, name, p in deployment._watched if name == "agent"]
+    exits = [
+        asyncio.create_task(wait_exit(process))
+        for host, name, process in deployment._watched
+        if name == "agent" and host in left
+    ]
     if exits:
         _, slow = await asyncio.wait(exits, timeout=_STOP_TIMEOUT_S)
         for task in slow:
             task.cancel()
         await asyncio.gather(*exits, return_exceptions=True)
+    await server.stop()
 
 
 async def _lost_process(host: str, name: str, process: subprocess.Popen[bytes]) -> None:
     status = await wait_exit(process)
-    how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+    how = f"killed by signal {-status}" if status < 0 else f"exit status {status}, see logs/{host}"
     raise HostError(host, f"its {name} process ended ({how})")
 
 

@@ -170,6 +170,11 @@ def _check(path: Path, experiment: Experiment) -> None:
     workload, measurement = experiment.workload, experiment.measurement
     if (workload.synthesize is None) == (workload.trace is None):
         raise ExperimentError(f"{path}: workload: expected exactly one of 'synthesize' and 'trace'")
+    if workload.trace is not None and (workload.append_scale, workload.generated_scale) != (1.0, 1.0):
+        raise ExperimentError(
+            f"{path}: workload: append_scale and generated_scale shape a synthesized trace, expected neither "
+            "beside 'trace', which is replayed as it is"
+        )
     for key in ("baseline", "contender"):
         policy = getattr(measurement, key)
         if policy not in measurement.policies and len(measurement.policies) > 1:
@@ -193,7 +198,8 @@ def _decode(path: Path, kind: type[_T]) -> _T:
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
-        raise ExperimentError(f"{path}: {_in_words(str(error), document)}") from None
+        line = " ".join(_in_words(str(error), document).split())  # a key may hold anything
+        raise ExperimentError(f"{path}: {line}") from None
 
 
 def _in_words(message: str, document: dict[str, Any]) -> str:

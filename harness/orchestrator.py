@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import tomli_w
 
 from harness.cluster import Cluster, ModeChoice, open_cluster
+from harness.control import HostError
 from harness.deployment import Deployment, deploy
 from harness.experiment import Experiment
 from harness.orders import TurnKeys
@@ -23,7 +23,7 @@ from harness.preparation import Preparation, as_builtins, prepare
 from harness.progress import RunProgress
 from harness.recording import Repetition, hosts_table, nics_table, transfers_table, turns_table
 from harness.replay import Replay
-from harness.run_store import RunStore
+from harness.run_store import RunStore, RunStoreError
 from harness.scale_model import figures_in_force
 from hosts.protocol import Ceiling, MeasureCeiling, Prime, Remove, StoredObject
 from workloads.layout import SessionPlan
@@ -37,8 +37,8 @@ class DeadlineError(Exception):
     """The run did not end within measurement.deadline_s: exit code 3."""
 
 
-def measure(experiment: Experiment, directory: Path, choice: ModeChoice, progress: RunProgress) -> None:
-    """Run an experiment and leave its records in ``directory``:
+def measure(experiment: Experiment, directory: Path, choice: ModeChoice, progress: RunProgress) -> RunStore:
+    """Run an experiment and leave its records in ``directory``, whose store is returned:
 
     1. prepare: trace, model, hardware and scale; what must be read (nothing is started yet)
     2. open the run directory
@@ -49,8 +49,8 @@ def measure(experiment: Experiment, directory: Path, choice: ModeChoice, progres
     7. replay each repetition, policies alternating
     8. save the records, whatever happened
 
-    Raises ExperimentError, TraceError, ModelError (input); HostError, ClusterError, RunStoreError,
-    DeadlineError (testbed); KeyboardInterrupt.
+    Raises ExperimentError, TraceError, ModelError, RunDirectoryError (input); HostError, ClusterError,
+    RunStoreError, DeadlineError (testbed); KeyboardInterrupt.
     """
     preparation = prepare(experiment)
     progress.phase(_describe(preparation))
@@ -58,10 +58,14 @@ def measure(experiment: Experiment, directory: Path, choice: ModeChoice, progres
     store.save("experiment.toml", tomli_w.dumps(_without_none(as_builtins(experiment))).encode())
     run = _Run(preparation, store, progress)
     with _recorded(run):
-        progress.phase(f"raising the cluster ({choice.mode.replace('_', ' ')})")
+        run.begin(f"raising the cluster ({choice.mode.replace('_', ' ')})")
         with open_cluster(preparation.cluster_spec, choice.mode) as cluster:
             cluster.enter_control_namespace()
-            asyncio.run(_measure_on(run, cluster))
+            try:
+                asyncio.run(_measure_on(run, cluster))
+            finally:
+                run.storage_log = _content(cluster.storage_log)
+    return store
 
 
 @dataclass(slots=True)
@@ -71,27 +75,41 @@ class _Run:
     progress: RunProgress
     repetitions: list[Repetition] = field(default_factory=list)
     roles: dict[str, str] = field(default_factory=dict)
+    storage_log: bytes = b""
+    doing: str = ""
+    replayed: Repetition | None = None
+
+    def begin(self, phase: str) -> None:
+        """Say what comes now, to whoever watches and for an error that it meets."""
+        self.doing = phase
+        self.progress.phase(phase)
+
+    def in_flight(self) -> str:
+        """What an error interrupts."""
+        turns = self.replayed.in_flight() if self.replayed else ""
+        return f"while {self.doing}" + (f", {turns}" if turns else "")
 
 
 async def _measure_on(run: _Run, cluster: Cluster) -> None:
     preparation = run.preparation
     run.roles = {host.name: host.role for host in cluster.hosts}
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     configs = {host.name: preparation.host_config(cluster, host) for host in cluster.hosts}
     deadline_s = preparation.experiment.measurement.deadline_s
     try:
         async with asyncio.timeout(deadline_s) as deadline:
-            run.progress.phase(f"deploying {len(configs)} agents")
+            run.begin(f"deploying {len(configs)} agents")
             async with deploy(cluster, configs, run.store) as deployment:
                 _record_hosts(run, cluster, deployment)
                 await _prime(run, deployment)
                 await _measure_ceilings(run, deployment)
                 await _repeat(run, deployment)
+    except HostError as error:
+        raise HostError(error.host, f"{error.reason}, {run.in_flight()}") from None
     except TimeoutError:
         if not deadline.expired():
             raise
         raise DeadlineError(
-            f"measurement.deadline_s: the run did not end within {deadline_s:g} s; what was measured is saved"
+            f"measurement.deadline_s: the run did not end within {deadline_s:g} s, {run.in_flight()}"
         ) from None
 
 
@@ -101,7 +119,7 @@ async def _prime(run: _Run, deployment: Deployment) -> None:
     objects = [TurnKeys("").prime(plan) for plan in plans if len(plan.prime_ids)]
     objects += run.preparation.ceiling_objects()
     nbytes = sum(map(_blocks, objects)) * run.preparation.scale.geometry.full_block_bytes
-    run.progress.phase(f"priming the storage with {nbytes / 1e6:.0f} MB of KV cache")
+    run.begin(f"priming the storage with {nbytes / 1e6:.0f} MB of KV cache")
     storage = deployment.agents["storage"]
     for first in range(0, len(objects), _PRIME_BATCH):
         batch = Prime(tuple(objects[first : first + _PRIME_BATCH]))
@@ -111,7 +129,7 @@ async def _prime(run: _Run, deployment: Deployment) -> None:
 async def _measure_ceilings(run: _Run, deployment: Deployment) -> None:
     """What each storage path carries when all hosts read at once and nothing else happens."""
     measurement = run.preparation.experiment.measurement
-    run.progress.phase(f"measuring storage ceilings ({measurement.ceiling_s:g} s)")
+    run.begin(f"measuring storage ceilings ({measurement.ceiling_s:g} s)")
     block_bytes = run.preparation.scale.geometry.full_block_bytes
     objects = tuple((o.key, _blocks(o) * block_bytes) for o in run.preparation.ceiling_objects())
     command = MeasureCeiling(objects, measurement.ceiling_s)
@@ -128,16 +146,18 @@ async def _measure_ceilings(run: _Run, deployment: Deployment) -> None:
 async def _repeat(run: _Run, deployment: Deployment) -> None:
     """A short unrecorded warm-up, then every repetition."""
     measurement, plans = run.preparation.experiment.measurement, run.preparation.plans
-    run.progress.phase("warming up")
+    run.begin("warming up")
     first_turns = [_first_turn(plan) for plan in plans[:_WARM_UP_AGENTS]]
     await _replay(run, deployment, Repetition(-1, measurement.contender), first_turns)
     order = alternating(measurement.policies, measurement.repetitions)
     for index, policy in enumerate(order):
         repetition = Repetition(index, policy)
         run.repetitions.append(repetition)
-        run.progress.begin_repetition(f"{index + 1}/{len(order)} {policy}", run.preparation.turns)
+        label = f"{index + 1}/{len(order)} {policy}"
+        run.doing = f"replaying {label}"
+        run.progress.begin_repetition(label, run.preparation.turns)
         await _replay(run, deployment, repetition, plans)
-        run.progress.end_repetition(f"{index + 1}/{len(order)} {policy}: JCT {repetition.jct_s:.2f} s")
+        run.progress.end_repetition(f"{label}: JCT {repetition.jct_s:.2f} s")
 
 
 async def _replay(
@@ -149,6 +169,7 @@ async def _replay(
         {host: engines for host, role in run.roles.items() if role == "prefill"},
         {host: engines for host, role in run.roles.items() if role == "decode"},
     )
+    run.replayed = repetition
     prefix = f"repetition{repetition.index}"
     replay = Replay(
         deployment,
@@ -175,20 +196,29 @@ def _recorded(run: _Run) -> Iterator[None]:
     stored = run.store.metadata
     try:
         yield
-        stored["status"] = "measured"
-    except KeyboardInterrupt:
-        stored["status"], stored["failure"] = "interrupted", "interrupted before the last repetition ended"
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        stored["status"] = "interrupted" if interrupted else "failed"
+        stored["failure"] = f"interrupted {run.in_flight()}" if interrupted else str(error)
+        try:
+            _save(run)
+        except RunStoreError as second:
+            error.add_note(f"not all records are saved: {second}")
         raise
-    except Exception as error:
-        stored["status"], stored["failure"] = "failed", str(error)
-        raise
-    finally:
-        stored["repetitions"] = [r.summary() for r in run.repetitions]
-        run.store.save_table("turns.parquet", turns_table(run.repetitions))
-        run.store.save_table("transfers.parquet", transfers_table(run.repetitions))
-        run.store.save_table("telemetry/nics.parquet", nics_table(run.repetitions, run.roles))
-        run.store.save_table("telemetry/hosts.parquet", hosts_table(run.repetitions, run.roles))
-        run.store.save_metadata()
+    stored["status"] = "measured"
+    _save(run)
+
+
+def _save(run: _Run) -> None:
+    run.store.metadata["repetitions"] = [r.summary() for r in run.repetitions]
+    run.store.save_metadata()
+    run.store.save_table("turns.parquet", turns_table(run.repetitions))
+    run.store.save_table("transfers.parquet", transfers_table(run.repetitions))
+    run.store.save_table("telemetry/nics.parquet", nics_table(run.repetitions, run.roles))
+    run.store.save_table("telemetry/hosts.parquet", hosts_table(run.repetitions, run.roles))
+    if run.storage_log:
+        run.store.log_file("storage", "server")
+        run.store.save("logs/storage/server.log", run.storage_log)
 
 
 def _metadata(preparation: Preparation, choice: ModeChoice) -> dict[str, Any]:
@@ -282,6 +312,10 @@ def _first_turn(plan: SessionPlan) -> SessionPlan:
 
 def _blocks(stored: StoredObject) -> int:
     return sum(r.count for r in stored.blocks)
+
+
+def _content(file: Path) -> bytes:
+    return file.read_bytes() if file.exists() else b""
 
 
 def _without_none(document: Any) -> Any:

@@ -37,7 +37,9 @@ class RunProgress:
 
     def phase(self, text: str) -> None:
         """A line of its own, with the time since the start."""
-        self._bar.console.print(f"[dim]{time.monotonic() - self._began_at:6.1f} s[/dim]  {text}", soft_wrap=True)
+        self._bar.console.print(
+            f"[dim]{time.monotonic() - self._began_at:6.1f} s[/dim]  {text}", soft_wrap=True
+        )
 
     def begin_repetition(self, label: str, turns: int) -> None:
         """A bar of ``turns``."""

@@ -11,6 +11,8 @@ import pandas as pd
 from harness.policies import Placement
 from hosts.protocol import HostSamples, RepetitionReport, Transfer, TurnDone
 
+_SHOWN_TURNS = 3
+
 
 @dataclass(slots=True)
 class TurnRecord:
@@ -29,6 +31,10 @@ class TurnRecord:
     first_token_at_ns: int = 0
     done_at_ns: int = 0
     done: TurnDone | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.placement.prefill.host}->{self.placement.decode.host}"
+        return f"session {self.session_id} turn {self.turn} ({where})"
 
 
 @dataclass(slots=True)
@@ -62,6 +68,12 @@ class Repetition:
     control: ControlPlane = field(default_factory=ControlPlane)
     jct_s: float = 0.0
     complete: bool = False
+
+    def in_flight(self) -> str:
+        """The turns that are not done, in words; '' if there are none."""
+        turns = [str(turn) for turn in self.turns if turn.done is None]
+        more = f" and {len(turns) - _SHOWN_TURNS} more" if len(turns) > _SHOWN_TURNS else ""
+        return f"{len(turns)} turns in flight: {', '.join(turns[:_SHOWN_TURNS])}{more}" if turns else ""
 
     def summary(self) -> dict[str, Any]:
         """As stored in metadata.json."""
@@ -138,6 +150,10 @@ def _host_columns(samples: HostSamples) -> dict[str, list[int] | list[float]]:
         "cpu_busy_fraction": samples.cpu_busy_fraction,
         "agent_cpu_s": samples.agent_cpu_s,
         "memory_used_bytes": samples.memory_used_bytes,
+        "storage_read_bytes": samples.storage_read_bytes,
+        "storage_written_bytes": samples.storage_written_bytes,
+        "disk_read_bytes": samples.disk_read_bytes,
+        "disk_written_bytes": samples.disk_written_bytes,
         "sample_cost_ns": samples.sample_cost_ns,
     }
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from harness.control import HostError
-from harness.deployment import Deployment, everyone
+from harness.deployment import COMMAND_TIMEOUT_S, Deployment, everyone
 from harness.orders import TurnKeys, order_for, request_for
 from harness.policies import ClusterLoad, Placement, Policy, Request
 from harness.recording import ControlPlane, Repetition, TurnRecord
@@ -30,7 +30,9 @@ from hosts.protocol import (
 from workloads.layout import SessionPlan, TurnPlan
 
 _PING_INTERVAL_S = 0.5
+_PING_TIMEOUT_S = 5.0
 _LAG_INTERVAL_S = 0.05
+_LAST_WORDS_TIMEOUT_S = 2.0
 _TURN_IDS = itertools.count(1)
 
 
@@ -40,10 +42,6 @@ class _InFlight:
     def __init__(self, request: Request, placement: Placement, record: TurnRecord) -> None:
         self.request, self.placement, self.record = request, placement, record
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def __str__(self) -> str:
-        where = f"{self.placement.prefill.host}->{self.placement.decode.host}"
-        return f"session {self.record.session_id} turn {self.record.turn} ({where})"
 
 
 class Replay:
@@ -71,7 +69,7 @@ class Replay:
     async def run(self, plans: Sequence[SessionPlan]) -> None:
         """Begin on every host, replay every session, end on every host and collect their reports.
 
-        Raises HostError naming the host that failed and what was in flight.
+        Raises HostError naming the host that failed; what was recorded until then stays.
         """
         deployment, hosts = self._deployment, list(self._deployment.agents)
         await deployment.call_all(everyone(hosts, BeginRepetition()))
@@ -82,13 +80,22 @@ class Replay:
             await deployment.guard(self._sessions(plans))
             self._repetition.jct_s = self._now_ns() / 1e9
             self._repetition.control.cpu_s = time.process_time() - cpu_before_s
-        except HostError as error:
-            raise HostError(error.host, f"{error.reason}; {self._describe_in_flight()}") from None
-        answers = await deployment.guard(deployment.call_all(everyone(hosts, EndRepetition())))
-        for host, answer in answers.items():
+        except BaseException:
+            await self._collect(_LAST_WORDS_TIMEOUT_S)
+            raise
+        for error in await deployment.guard(self._collect(COMMAND_TIMEOUT_S)):
+            raise error
+        self._repetition.complete = True
+
+    async def _collect(self, timeout_s: float) -> list[BaseException]:
+        """Take in every host's report of the repetition; the errors of those that do not give it."""
+        agents = self._deployment.agents
+        calls = [agent.call(EndRepetition(), timeout_s) for agent in agents.values()]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        for host, answer in zip(agents, answers, strict=True):
             if isinstance(answer, RepetitionReport):
                 self._repetition.reports[host] = answer
-        self._repetition.complete = True
+        return [answer for answer in answers if isinstance(answer, BaseException)]
 
     async def _sessions(self, plans: Sequence[SessionPlan]) -> None:
         control = self._repetition.control
@@ -152,19 +159,10 @@ class Replay:
                 turn.record.done = event
                 turn.done.set_result(None)
             case Failed():
-                turn.done.set_exception(HostError(host, f"{turn}: {event.reason}"))
+                turn.done.set_exception(HostError(host, f"{turn.record}: {event.reason}"))
 
     def _now_ns(self) -> int:
         return time.monotonic_ns() - self._began_at_ns
-
-    def _describe_in_flight(self) -> str:
-        shown = [str(turn) for turn in itertools.islice(self._in_flight.values(), 3)]
-        more = len(self._in_flight) - len(shown)
-        return (
-            f"{len(self._in_flight)} turns in flight: "
-            + ", ".join(shown)
-            + (f" and {more} more" if more else "")
-        )
 
 
 async def _measure_loop_lag(control: ControlPlane) -> None:
@@ -176,9 +174,13 @@ async def _measure_loop_lag(control: ControlPlane) -> None:
 
 
 async def _measure_round_trips(control: ControlPlane, deployment: Deployment) -> None:
-    """Round trip of a control message to each host in turn."""
+    """Round trip of a control message to each host in turn; one that does not answer is lost."""
     for agent in itertools.cycle(deployment.agents.values()):
         await asyncio.sleep(_PING_INTERVAL_S)
         began_at = time.monotonic()
-        await agent.call(Ping(), timeout_s=10.0)
+        try:
+            await agent.call(Ping(), _PING_TIMEOUT_S)
+        except HostError as error:
+            agent.disconnect(error.reason)
+            return
         control.message_rtt_s.append(time.monotonic() - began_at)

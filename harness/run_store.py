@@ -17,8 +17,12 @@ import msgspec
 import pandas as pd
 
 
-class RunStoreError(OSError):
-    """The run directory cannot be created or written."""
+class RunDirectoryError(ValueError):
+    """A new run cannot be put where ``--out`` says: exit code 2."""
+
+
+class RunStoreError(Exception):
+    """A run's records cannot be written: exit code 3."""
 
 
 class RunStore:
@@ -30,17 +34,22 @@ class RunStore:
 
     @classmethod
     def create(cls, directory: Path, metadata: dict[str, Any]) -> RunStore:
-        """Make the directory (which must not exist, or be empty) and save the metadata in it."""
+        """Make the directory (which must not exist, or be empty) and save the metadata in it.
+
+        Raises RunDirectoryError or RunStoreError.
+        """
         try:
             directory.mkdir(parents=True, exist_ok=True)
             if any(directory.iterdir()):
-                raise RunStoreError(f"{directory}: not empty; name a new directory with --out")
+                raise RunDirectoryError(
+                    f"--out: {directory}: not empty, expected a new or an empty directory"
+                )
             (directory / "logs").mkdir()
             (directory / "telemetry").mkdir()
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise RunStoreError(f"{directory}: cannot be made: {error.strerror}") from None
+            raise RunDirectoryError(f"--out: {directory}: cannot be made: {error.strerror}") from None
         except OSError as error:
-            raise _in_words(error, directory) from None
+            raise disk_error(error, directory) from None
         store = cls(directory, metadata)
         store.save_metadata()
         return store
@@ -48,8 +57,16 @@ class RunStore:
     def log_file(self, host: str, name: str) -> Path:
         """Where a process of ``host`` logs."""
         path = self.directory / "logs" / host / f"{name}.log"
-        path.parent.mkdir(exist_ok=True)
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, path) from None
         return path
+
+    def complete(self) -> None:
+        """Mark the run as measured and analysed."""
+        self.metadata["status"] = "complete"
+        self.save_metadata()
 
     def save_metadata(self) -> None:
         """Write metadata.json."""
@@ -76,7 +93,7 @@ class RunStore:
             finally:
                 path.unlink(missing_ok=True)
         except OSError as error:
-            raise _in_words(error, target) from None
+            raise disk_error(error, target) from None
 
 
 def default_directory(experiment: str) -> Path:
@@ -84,7 +101,8 @@ def default_directory(experiment: str) -> Path:
     return Path("runs") / f"{experiment}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-def _in_words(error: OSError, path: Path) -> RunStoreError:
+def disk_error(error: OSError, path: Path) -> RunStoreError:
+    """What went wrong at ``path``, in words."""
     if error.errno == errno.ENOSPC:
         return RunStoreError(f"{path}: the disk is full; free some space or choose another --out")
     return RunStoreError(f"{path}: cannot be written: {error.strerror or error}")

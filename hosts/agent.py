@@ -68,6 +68,7 @@ CHANNEL_OPTIONS = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.enable_http_proxy", 0),
 ]
+_ATTACH_TIMEOUT_S = 30.0
 _CEILING_WARM_UP_S = 0.3
 _EOF: Any = vars(grpc.aio)["EOF"]  # missing from the stubs
 _log = logging.getLogger("dualpath.agent")
@@ -78,10 +79,9 @@ class Agent:
 
     def __init__(self, host_name: str) -> None:
         self._name = host_name
-        self._outbox: asyncio.Queue[Envelope] = asyncio.Queue()
+        self._outbox: asyncio.Queue[Envelope | None] = asyncio.Queue()  # None: nothing follows
         self._tasks: set[asyncio.Task[None]] = set()
         self._resources = AsyncExitStack()
-        self._over = asyncio.Event()
         self._opened: Host | None = None
 
     async def run(self, control_address: str) -> None:
@@ -90,14 +90,14 @@ class Agent:
             grpc.aio.insecure_channel(control_address, CHANNEL_OPTIONS) as channel,
             self._resources,
         ):
-            call: Any = cast(Any, channel).stream_stream(ATTACH_METHOD)(wait_for_ready=True)
+            async with asyncio.timeout(_ATTACH_TIMEOUT_S):
+                await channel.channel_ready()
+            call: Any = cast(Any, channel).stream_stream(ATTACH_METHOD)()
             hello = Hello(self._name, PROTOCOL_VERSION, host_facts())
             await call.write(encode(Envelope(0, hello)))
-            over = asyncio.create_task(self._over.wait(), name="over")
             streams = [
                 asyncio.create_task(self._send(call), name="send"),
                 asyncio.create_task(self._receive(call), name="receive"),
-                over,
             ]
             try:
                 finished, _ = await asyncio.wait(streams, return_when=asyncio.FIRST_COMPLETED)
@@ -108,8 +108,8 @@ class Agent:
                 call.cancel()
 
     async def _send(self, call: Any) -> None:
-        while True:
-            await call.write(encode(await self._outbox.get()))
+        while (envelope := await self._outbox.get()) is not None:
+            await call.write(encode(envelope))
 
     async def _receive(self, call: Any) -> None:
         while (frame := await call.read()) is not _EOF:
@@ -133,8 +133,7 @@ class Agent:
             body = Failed(self._name, f"{type(envelope.body).__name__}: {_reason(error)}")
         self._outbox.put_nowait(Envelope(envelope.id, body))
         if isinstance(envelope.body, Shutdown):
-            await asyncio.sleep(0)  # lets the sender take the answer off the queue
-            self._over.set()
+            self._outbox.put_nowait(None)
 
     async def _perform(self, command: Message) -> Message:
         match command:
@@ -285,6 +284,9 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         asyncio.run(Agent(arguments.host).run(arguments.control))
+    except TimeoutError:
+        _log.error("no control node at %s within %g s", arguments.control, _ATTACH_TIMEOUT_S)
+        return 1
     except grpc.aio.AioRpcError as error:
         _log.info("control node gone: %s", error.details())
         return 1

@@ -318,12 +318,12 @@ def encode(message: Envelope | InBand) -> bytes:
 
 
 def decode_envelope(frame: bytes) -> Envelope:
-    """Raises msgspec.ValidationError on anything that is not an envelope."""
+    """Raises msgspec.DecodeError on anything that is not an envelope."""
     envelope: Envelope = _envelopes.decode(frame)
     return envelope
 
 
 def decode_in_band(frame: bytes) -> InBand:
-    """Raises msgspec.ValidationError on anything that is not an in-band message."""
+    """Raises msgspec.DecodeError on anything that is not an in-band message."""
     message: InBand = _in_band.decode(frame)
     return message

@@ -27,7 +27,7 @@ model = "dualpath-27b"
 trace = {trace}
 [replay]
 agents = 1
-turns_per_agent = 12
+turns_per_agent = 3
 start = "middle"
 [cluster]
 prefill_hosts = 1

@@ -10,7 +10,6 @@ import fcntl
 import os
 import secrets
 import shutil
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +40,9 @@ class RunClaim:
 
     def __init__(self, state_dir: Path | None = None, scratch_parent: Path | None = None) -> None:
         self.run_id = secrets.token_hex(4)
-        self.scratch = (scratch_parent or Path(tempfile.gettempdir())).absolute() / _scratch_name(self.run_id)
+        # tempfile.gettempdir would try the directory with a file, which an interrupt could leave there.
+        parent = scratch_parent or Path(os.environ.get("TMPDIR") or "/tmp")
+        self.scratch = parent.absolute() / _scratch_name(self.run_id)
         self._path = (state_dir or default_state_dir()) / f"{self.run_id}.json"
 
     def __enter__(self) -> RunClaim:

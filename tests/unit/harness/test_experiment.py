@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
-import msgspec
 import pytest
+import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -126,9 +127,6 @@ values = st.one_of(
 def test_mutated_documents_never_raise_anything_else(
     tmp_path_factory: pytest.TempPathFactory, section: str, key: str, value: object
 ) -> None:
-    import tomli_w
-    import tomllib
-
     document = tomllib.loads(MINIMAL)
     keys = list(document[section])
     document[section][keys[len(key) % len(keys)] if len(key) < 5 else key] = value
@@ -136,9 +134,9 @@ def test_mutated_documents_never_raise_anything_else(
         text = tomli_w.dumps(document)
     except (TypeError, UnicodeEncodeError):
         return  # not expressible in TOML
+    message = ""
     try:
         load_experiment(written(tmp_path_factory.mktemp("mutated"), text.encode("utf-8", "surrogatepass")))
-    except ExperimentError as error:
-        assert "\n" not in str(error)
-    except msgspec.ValidationError:
-        pytest.fail("a validation error escaped")
+    except ExperimentError as error:  # and nothing else
+        message = str(error)
+    assert "\n" not in message

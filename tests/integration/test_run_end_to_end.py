@@ -1,0 +1,201 @@
+"""The whole product on a tiny experiment: what a user gets, in each mode."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from run_driver import NOTHING, CommandRun, dualpath, interfaces, public_directory, write_experiment
+from test_cluster_modes import NOBODY, PYTHON, drop_privileges, environment
+from test_cluster_modes import OBSTACLE as NO_USER_NAMESPACES
+
+from harness.cluster import probe
+from harness.experiment import shipped_profiles
+
+NO_NAMESPACES = probe().unavailable.get("network_namespaces")
+needs_namespaces = pytest.mark.skipif(
+    NO_NAMESPACES is not None, reason=f"no network namespaces: {NO_NAMESPACES}"
+)
+pytestmark = pytest.mark.cluster
+
+RECORDS = [
+    "experiment.toml",
+    "logs/d0/agent.log",
+    "logs/p0/agent.log",
+    "logs/storage/agent.log",
+    "metadata.json",
+    "report.html",
+    "report.md",
+    "summary.json",
+    "telemetry/hosts.parquet",
+    "telemetry/nics.parquet",
+    "transfers.parquet",
+    "turns.parquet",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[CommandRun, str]:
+    """A run in the best mode, and its stdout."""
+    workplace = tmp_path_factory.mktemp("end_to_end")
+    with CommandRun(write_experiment(workplace), workplace, "--mode", "network_namespaces", "--json") as run:
+        status, stdout, errors = run.end()
+    assert (status, errors) == (0, ""), f"{run.errors} {stdout}"
+    return run, stdout
+
+
+@needs_namespaces
+def test_run_directory_is_complete(finished: tuple[CommandRun, str]) -> None:
+    run, _ = finished
+    files = [str(path.relative_to(run.directory)) for path in run.directory.rglob("*") if path.is_file()]
+    assert sorted(files) == RECORDS
+    assert run.metadata["status"] == "complete"
+    assert run.leftovers() == NOTHING
+
+
+@needs_namespaces
+def test_json_is_all_there_is_on_stdout(finished: tuple[CommandRun, str]) -> None:
+    run, stdout = finished
+    assert json.loads(stdout) == run.summary
+
+
+@needs_namespaces
+def test_summary_keeps_its_contract(finished: tuple[CommandRun, str]) -> None:
+    summary = finished[0].summary
+    assert {"format_version", "valid", "problems", "trace", "scale", "policies", "comparison"} < set(summary)
+    assert "emulation" in summary
+    assert (summary["valid"], summary["problems"]) == (True, [])
+    assert {"sha256", "sessions", "turns", "hit_rate"} <= set(summary["trace"])
+    assert (summary["trace"]["sessions"], summary["trace"]["turns"]) == (4, 8)
+    assert list(summary["policies"]) == ["prefill_only", "dual_path"]
+    for policy in summary["policies"].values():
+        assert len(policy["jct_s"]) == len(policy["turns_per_s"]) == 1
+        assert policy["bytes_read"] == policy["bytes_expected"] > 0
+        assert policy["ttft_s"]["p50"] > 0
+        assert set(policy["storage_nic"]) == {"p0", "d0"}
+        for nic in policy["storage_nic"].values():
+            assert {"bytes", "busy_utilization", "ceiling_gbit_per_s"} <= set(nic)
+    assert summary["comparison"]["baseline"] == "prefill_only"
+    assert summary["comparison"]["contender"] == "dual_path"
+    assert set(summary["comparison"]["speedup"]) == {"value", "ci_low", "ci_high"}
+
+
+@needs_namespaces
+def test_accounts_of_the_same_bytes_agree(finished: tuple[CommandRun, str]) -> None:
+    run, _ = finished
+    turns, transfers = run.table("turns.parquet"), run.table("transfers.parquet")
+    for repetition in run.metadata["repetitions"]:
+        of = transfers[transfers["repetition"] == repetition["repetition"]].groupby("kind")["bytes"].sum()
+        served = turns[turns["repetition"] == repetition["repetition"]]
+        assert repetition["read_bytes"] == of["storage_read"] == served["read_bytes"].sum()
+        assert repetition["written_bytes"] == of["storage_write"] == served["persisted_bytes"].sum()
+        assert repetition["transferred_bytes"] == of["layer_write"] + of.get("layer_read", 0)
+        assert repetition["verified_blocks"] == served["verified_blocks"].sum() > 0
+        assert repetition["mismatched_blocks"] == 0
+    basic = turns[turns["policy"] == "prefill_only"]
+    assert set(basic["path"]) == {"prefill"}
+    assert (turns["first_token_at_ns"] <= turns["done_at_ns"]).all()
+    assert (turns["arrived_at_ns"] <= turns["dispatched_at_ns"]).all()
+
+
+@needs_namespaces
+def test_report_again_gives_the_same_analysis(finished: tuple[CommandRun, str]) -> None:
+    run, stdout = finished
+    again = dualpath("report", str(run.directory), "--json")
+    assert again.returncode == 0
+    assert again.stderr == ""
+    assert {**json.loads(again.stdout), "status": ""} == {**json.loads(stdout), "status": ""}
+
+
+def test_loopback_without_privileges_or_links(tmp_path: Path) -> None:
+    before = interfaces()
+    with CommandRun(write_experiment(tmp_path), tmp_path, "--mode", "loopback") as run:
+        status, stdout, errors = run.end()
+    assert (status, errors) == (0, ""), f"{run.errors} {stdout}"
+    assert run.metadata["emulation"]["mode"] == "loopback"
+    assert run.metadata["emulation"]["storage"] == "posix"
+    assert str(run.directory / "report.html") in stdout
+    assert run.leftovers() == NOTHING
+    assert interfaces() == before
+
+
+@pytest.mark.skipif(NO_USER_NAMESPACES is not None, reason=f"no user namespaces: {NO_USER_NAMESPACES}")
+def test_unprivileged_user_gets_the_whole_cluster() -> None:
+    workplace = public_directory()
+    try:
+        with CommandRun(
+            write_experiment(workplace),
+            workplace,
+            "--mode",
+            "user_namespaces",
+            prefix=drop_privileges(),
+            python=str(PYTHON),
+            environment=environment(),
+        ) as run:
+            status, stdout, errors = run.end()
+        assert (status, errors) == (0, ""), f"{run.errors} {stdout}"
+        assert run.metadata["emulation"]["mode"] == "user_namespaces"
+        assert (
+            run.summary["policies"]["dual_path"]["bytes_read"]
+            == run.metadata["expected"]["read_bytes_per_repetition"]
+        )
+        assert run.leftovers() == NOTHING
+        if os.geteuid() == 0:
+            assert (run.directory / "report.html").stat().st_uid == NOBODY
+    finally:
+        shutil.rmtree(workplace)
+
+
+def recorded_conversation() -> Path:
+    folder = os.environ.get("DUALPATH_TRACES")
+    if not folder:
+        pytest.skip("DUALPATH_TRACES is not set: no recorded traces here")
+    file = Path(folder, "kv-cache-tester", "trace_0711.json.gz")
+    if not file.exists():
+        pytest.skip(f"{file} does not exist")
+    return file
+
+
+@needs_namespaces
+def test_recorded_conversation_replays(tmp_path: Path) -> None:
+    trace = recorded_conversation()
+    profile = shipped_profiles()["hopper-400g"].read_text()
+    fast = tmp_path / "fast_decode.toml"  # its answers are long and are decoded in full
+    fast.write_text(re.sub(r"(?<=\[decode_step\]\nvalue = )[0-9.]+", "0.01", profile))
+    experiment = write_experiment(
+        tmp_path,
+        turns=3,
+        synthesize=f'trace = "{trace}"',
+        synthesized_sessions="",
+        generated_scale="",
+        agents="agents = 1",
+        prefill_hosts=f'prefill_hosts = 1\nprofile = "{fast}"',
+    )
+    with CommandRun(experiment, tmp_path, "--mode", "network_namespaces") as run:
+        status, stdout, _ = run.end()
+    assert status in (0, 1), run.errors
+    assert run.metadata["trace"]["format"] == "kv-cache-tester"
+    for policy in run.summary["policies"].values():
+        assert policy["bytes_read"] == policy["bytes_expected"] > 0
+    assert {repetition["turns"] for repetition in run.metadata["repetitions"]} == {3}
+    assert {repetition["mismatched_blocks"] for repetition in run.metadata["repetitions"]} == {0}
+    assert all(problem.startswith("link rate off") for problem in run.summary["problems"]), stdout
+
+
+@needs_namespaces
+def test_corrupted_objects_make_the_run_invalid(tmp_path: Path) -> None:
+    with CommandRun(write_experiment(tmp_path), tmp_path) as run:
+        run.until_line("measuring storage ceilings")  # priming is over, no repetition has begun
+        for file in (run.scratch / "storage" / "prime").rglob("*"):
+            if file.is_file():
+                file.write_bytes(bytes(len(file.read_bytes())))
+        status, stdout, errors = run.end()
+    assert (status, errors) == (1, "")
+    assert "KV content is wrong: repetition 0 (prefill_only)" in run.summary["problems"][0]
+    assert "INVALID: " in stdout
+    assert all(repetition["mismatched_blocks"] > 0 for repetition in run.metadata["repetitions"])
+    assert "differ from their content" in (run.directory / "logs" / "d0" / "agent.log").read_text()
