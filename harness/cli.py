@@ -258,7 +258,7 @@ def _print_json(document: Any) -> None:
 def main() -> NoReturn:
     """Entry point: every expected error is one line on stderr and the right exit code."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="dualpath", standalone_mode=False)
     except typer.TyperException as error:
         usage = error.format_message()
         _fail(f"{usage.rstrip('.')}; see 'dualpath --help'" if usage else "", EXIT_INPUT)
