@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
+from harness.circumstances import circumstances, host_entries, now
 from harness.cluster import Cluster, ModeChoice, open_cluster
 from harness.control import HostError
 from harness.deployment import Deployment, deploy
@@ -24,7 +23,6 @@ from harness.progress import RunProgress
 from harness.recording import Repetition, hosts_table, nics_table, transfers_table, turns_table
 from harness.replay import Replay
 from harness.run_store import RunStore, RunStoreError
-from harness.scale_model import figures_in_force
 from hosts.protocol import Ceiling, MeasureCeiling, Prime, Remove, StoredObject
 from workloads.layout import SessionPlan
 
@@ -54,7 +52,7 @@ def measure(experiment: Experiment, directory: Path, choice: ModeChoice, progres
     """
     preparation = prepare(experiment)
     progress.phase(_describe(preparation))
-    store = RunStore.create(directory, _metadata(preparation, choice))
+    store = RunStore.create(directory, circumstances(preparation, choice))
     store.save("experiment.toml", tomli_w.dumps(_without_none(as_builtins(experiment))).encode())
     run = _Run(preparation, store, progress)
     with _recorded(run):
@@ -99,7 +97,9 @@ async def _measure_on(run: _Run, cluster: Cluster) -> None:
         async with asyncio.timeout(deadline_s) as deadline:
             run.begin(f"deploying {len(configs)} agents")
             async with deploy(cluster, configs, run.store) as deployment:
-                _record_hosts(run, cluster, deployment)
+                run.store.metadata["run_id"] = cluster.run_id
+                run.store.metadata["hosts"] = host_entries(preparation, cluster, deployment.agents)
+                run.store.save_metadata()
                 await _prime(run, deployment)
                 await _measure_ceilings(run, deployment)
                 await _repeat(run, deployment)
@@ -136,7 +136,7 @@ async def _measure_ceilings(run: _Run, deployment: Deployment) -> None:
     readers = [host for host, role in run.roles.items() if role != "storage"]
     answers = await deployment.guard(deployment.call_all(dict.fromkeys(readers, command)))
     run.store.metadata["ceilings"] = {
-        host: {"storage_read_bytes_per_s": answer.read_bytes_per_s, "measured_at": _now()}
+        host: {"storage_read_bytes_per_s": answer.read_bytes_per_s, "measured_at": now()}
         for host, answer in answers.items()
         if isinstance(answer, Ceiling)
     }
@@ -221,82 +221,6 @@ def _save(run: _Run) -> None:
         run.store.save("logs/storage/server.log", run.storage_log)
 
 
-def _metadata(preparation: Preparation, choice: ModeChoice) -> dict[str, Any]:
-    """Everything known before the start; see the reports' stored-run contract."""
-    experiment, scale = preparation.experiment, preparation.scale
-    workload, replay = experiment.workload, experiment.replay
-    oracle_only = set(experiment.measurement.policies) == {"oracle"}
-    return {
-        "format_version": 1,
-        "run_id": "",
-        "status": "running",
-        "failure": None,
-        "started_at": _now(),
-        "dualpath_version": metadata.version("dualpath-testbed"),
-        "experiment": as_builtins(experiment),
-        "baseline": experiment.measurement.baseline,
-        "contender": experiment.measurement.contender,
-        "trace": {
-            "sha256": preparation.trace.sha256,
-            "format": preparation.trace.format,
-            "sessions": len(preparation.plans),
-            "turns": preparation.turns,
-            "hit_rate": preparation.hit_rate,
-            "source": workload.trace or f"{workload.synthesize}, seed {workload.seed}",
-            "filters": [
-                f"{replay.agents} of {len(preparation.trace.sessions)} sessions",
-                f"{replay.turns_per_agent or 'all'} turns each from the {replay.start}",
-                f"gaps x {replay.gap_scale:g}, at most {replay.gap_cap_s:g} s",
-                f"append x {workload.append_scale:g}, generated x {workload.generated_scale:g}",
-            ],
-        },
-        "expected": {
-            "read_bytes_per_repetition": 0 if oracle_only else preparation.read_bytes,
-            "turns_per_repetition": preparation.turns,
-        },
-        "scale": scale.summary(),
-        "model": {
-            "name": preparation.model.name,
-            "layers": scale.geometry.layers,
-            "block_tokens": scale.geometry.block_tokens,
-            "layer_block_bytes": scale.geometry.layer_block_bytes,
-            "kv_bytes_per_token": preparation.model.layers * preparation.model.layer_kv_bytes_per_token,
-        },
-        "profile": figures_in_force(experiment, preparation.profile),
-        "hosts": [],
-        "emulation": {
-            "mode": choice.mode,
-            "storage": "posix" if choice.mode == "loopback" else "http",
-            "storage_cache": "page cache",
-            "transport": "tcp",
-            "labels": [f"{mode} not available: {why}" for mode, why in choice.unavailable.items()],
-        },
-        "ceilings": {},
-        "repetitions": [],
-        "sla": None,
-    }
-
-
-def _record_hosts(run: _Run, cluster: Cluster, deployment: Deployment) -> None:
-    """The hosts as they came up."""
-    run.store.metadata["run_id"] = cluster.run_id
-    run.store.metadata["hosts"] = [
-        {
-            "name": host.name,
-            "role": host.role,
-            "engines": 0 if host.role == "storage" else run.preparation.scale.engines_per_host,
-            "storage_nic": next((nic.name for nic in host.nics if nic.network == "storage"), None),
-            "compute_nic": next((nic.name for nic in host.nics if nic.network == "compute"), None),
-            "storage_nic_nominal_gbit_per_s": next(
-                (n.bytes_per_s * 8 / 1e9 for n in host.nics if n.network == "storage" and n.bytes_per_s), None
-            ),
-            "facts": deployment.agents[host.name].facts,
-        }
-        for host in cluster.hosts
-    ]
-    run.store.save_metadata()
-
-
 def _describe(preparation: Preparation) -> str:
     cluster, scale = preparation.experiment.cluster, preparation.scale
     return (
@@ -323,7 +247,3 @@ def _without_none(document: Any) -> Any:
     if isinstance(document, dict):
         return {key: _without_none(value) for key, value in document.items() if value is not None}
     return document
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

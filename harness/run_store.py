@@ -97,8 +97,9 @@ class RunStore:
 
 
 def default_directory(experiment: str) -> Path:
-    """runs/<experiment>-<UTC time>."""
-    return Path("runs") / f"{experiment}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    """runs/<experiment>-<UTC time>, to the millisecond: two runs may start in one second."""
+    stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"[:-3]
+    return Path("runs") / f"{experiment}-{stamp}"
 
 
 def disk_error(error: OSError, path: Path) -> RunStoreError:

@@ -1,0 +1,103 @@
+"""The circumstances a run's numbers hold in, as stored beside them in metadata.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from harness.cluster import Cluster, ModeChoice
+from harness.control import AgentHandle
+from harness.preparation import Preparation, as_builtins
+from harness.scale_model import figures_in_force
+
+_NOT_EMULATED = (
+    "GPU compute is timed by a FLOP model, not executed",
+    "copies between host memory and HBM take no time",
+    "a host's compute NICs are one NIC of their total rate",
+)
+
+
+def now() -> str:
+    """UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def circumstances(preparation: Preparation, choice: ModeChoice) -> dict[str, Any]:
+    """metadata.json as it is before anything is started (docs/run-directory.md)."""
+    experiment, scale = preparation.experiment, preparation.scale
+    workload, replay = experiment.workload, experiment.replay
+    oracle_only = set(experiment.measurement.policies) == {"oracle"}
+    return {
+        "format_version": 1,
+        "run_id": "",
+        "status": "running",
+        "failure": None,
+        "started_at": now(),
+        "dualpath_version": metadata.version("dualpath-testbed"),
+        "experiment": as_builtins(experiment),
+        "baseline": experiment.measurement.baseline,
+        "contender": experiment.measurement.contender,
+        "trace": {
+            "sha256": preparation.trace.sha256,
+            "format": preparation.trace.format,
+            "sessions": len(preparation.plans),
+            "turns": preparation.turns,
+            "hit_rate": preparation.hit_rate,
+            "source": workload.trace or f"{workload.synthesize}, seed {workload.seed}",
+            "filters": [
+                f"{replay.agents} of {len(preparation.trace.sessions)} sessions",
+                f"{replay.turns_per_agent or 'all'} turns each from the {replay.start}",
+                f"gaps x {replay.gap_scale:g}, at most {replay.gap_cap_s:g} s",
+                f"append x {workload.append_scale:g}, generated x {workload.generated_scale:g}",
+            ],
+        },
+        "expected": {
+            "read_bytes_per_repetition": 0 if oracle_only else preparation.read_bytes,
+            "turns_per_repetition": preparation.turns,
+        },
+        "scale": scale.summary(),
+        "model": {
+            "name": preparation.model.name,
+            "layers": scale.geometry.layers,
+            "block_tokens": scale.geometry.block_tokens,
+            "layer_block_bytes": scale.geometry.layer_block_bytes,
+            "kv_bytes_per_token": preparation.model.layers * preparation.model.layer_kv_bytes_per_token,
+        },
+        "profile": figures_in_force(experiment, preparation.profile),
+        "hosts": [],
+        "emulation": {
+            "mode": choice.mode,
+            "storage": "posix" if choice.mode == "loopback" else "http",
+            "storage_cache": "page cache",
+            "transport": "tcp",
+            "labels": [
+                *_NOT_EMULATED,
+                *(f"{mode} not available: {why}" for mode, why in choice.unavailable.items()),
+            ],
+        },
+        "ceilings": {},
+        "repetitions": [],
+        "sla": None,
+    }
+
+
+def host_entries(
+    preparation: Preparation, cluster: Cluster, agents: Mapping[str, AgentHandle]
+) -> list[dict[str, Any]]:
+    """The hosts as they came up, for metadata.json."""
+    return [
+        {
+            "name": host.name,
+            "role": host.role,
+            "engines": 0 if host.role == "storage" else preparation.scale.engines_per_host,
+            "storage_nic": next((nic.name for nic in host.nics if nic.network == "storage"), None),
+            "compute_nic": next((nic.name for nic in host.nics if nic.network == "compute"), None),
+            "storage_nic_nominal_gbit_per_s": next(
+                (n.bytes_per_s * 8 / 1e9 for n in host.nics if n.network == "storage" and n.bytes_per_s), None
+            ),
+            "facts": agents[host.name].facts,
+        }
+        for host in cluster.hosts
+    ]
