@@ -104,11 +104,12 @@ class DecodeService:
         order = turn.order
         if order.path == "none":
             return None
-        blocks = sum(r.count for r in order.hit_blocks) + sum(r.count for r in order.new_blocks)
-        blocks += 1 if order.tail_tokens else 0
+        full_blocks = sum(r.count for r in (*order.hit_blocks, *order.new_blocks))
+        blocks = full_blocks + (1 if order.tail_tokens else 0)
         began_ns = time.monotonic_ns()
         allocation = await self._host.arena.allocate(blocks * self._host.config.geometry.full_block_bytes)
         turn.allocate_ns = time.monotonic_ns() - began_ns
+        self._host.clear_sample(order.turn_id, allocation.offset, full_blocks)
         return allocation
 
     async def _load(self, turn: _Turn, buffer: Allocation | None) -> None:

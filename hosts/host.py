@@ -80,6 +80,10 @@ class Host:
         chosen = np.arange(turn_id % every, blocks, every, dtype=np.int64)
         return np.unique(np.append(chosen, [0, blocks - 1])) if blocks else chosen
 
+    def clear_sample(self, turn_id: int, offset: int, blocks: int) -> None:
+        """Zero the blocks that will be verified, so that what an earlier turn left cannot pass for them."""
+        self.blocks(offset, blocks)[self.sample(turn_id, blocks)] = 0
+
     def verify(self, turn_id: int, offset: int, ids: NDArray[np.int64]) -> tuple[int, int]:
         """Check sampled blocks at ``offset`` against their content function: (verified, mismatched)."""
         at = self.sample(turn_id, len(ids))

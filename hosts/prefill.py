@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hosts.buffers import Allocation
 from hosts.content import fill_blocks
@@ -97,6 +98,7 @@ class _ForwardPass:
 
     async def load(self) -> None:
         """PE read path, step 1: hit KV, storage -> PE buffer."""
+        self._host.clear_sample(self._order.turn_id, self._offset, self._hits)
         read = await self._host.read_hit(self._order.reads, self._offset)
         self._read_ns = read.end_at_ns - read.begin_at_ns
         self._transfers.append(read)
@@ -158,30 +160,40 @@ class _ForwardPass:
         finally:
             for task in pending:
                 task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
         self._record("layer_read", self._slot_bytes * self._layers, self._layers, begin_at_ns)
 
     async def _fetch(self, layer: int) -> int:
         """Read one layer of the hit KV into its ring slot; the moment it arrived."""
-        if self._slot_bytes:
+        if self._hits:
+            if self._verifies(layer):
+                self._slot(layer)[self._host.sample(self._order.turn_id, self._hits)] = 0
             local = Strided(self._offset + layer % self._ring * self._slot_bytes, self._slot_bytes)
             remote = self._remote(layer, first_block=0, blocks=self._hits)
             await self._peer.read(self._host.region, local, self._target(), remote)
         return time.monotonic_ns()
 
+    def _verifies(self, layer: int) -> bool:
+        """One layer a turn is checked on its way back from the decode host, too."""
+        return layer == self._order.turn_id % self._layers and self._hits > 0
+
+    def _slot(self, layer: int) -> NDArray[np.uint8]:
+        """Where a layer's hit KV lies: [hit, layer_block]."""
+        begin = self._offset + layer % self._ring * self._slot_bytes
+        return self._host.region.view[begin : begin + self._slot_bytes].reshape(self._hits, self._layer_bytes)
+
     def _verify_layer(self, layer: int) -> None:
-        """Sampled blocks of one layer a turn: the read back from the decode host is checked, too."""
-        if layer != self._order.turn_id % self._layers or not self._hits:
+        """Sampled blocks of the one layer against their content."""
+        if not self._verifies(layer):
             return
         at = self._host.sample(self._order.turn_id, self._hits)
         expected = np.empty((len(at), self._block_bytes), np.uint8)
         fill_blocks(expected, self._host.config.content_seed, self._hit_ids[at])
-        slot = self._offset + layer % self._ring * self._slot_bytes
-        found = self._host.region.view[slot : slot + self._slot_bytes].reshape(self._hits, self._layer_bytes)
         columns = slice(layer * self._layer_bytes, (layer + 1) * self._layer_bytes)
-        self._verified += len(at)
-        wrong = (found[at] != expected[:, columns]).any(axis=1)
-        self._mismatched += int(wrong.sum())
+        wrong = (self._slot(layer)[at] != expected[:, columns]).any(axis=1)
         self._host.log_mismatch(self._order.turn_id, self._hit_ids[at[wrong]])
+        self._verified += len(at)
+        self._mismatched += int(wrong.sum())
 
     @asynccontextmanager
     async def _layer_writes(self) -> AsyncIterator[_Writes]:

@@ -191,6 +191,26 @@ def test_a_turn_moves_exactly_these_bytes_and_persists_what_is_new(
     run(test)
 
 
+@pytest.mark.parametrize("path", ["prefill", "decode"])
+def test_what_an_earlier_turn_left_in_a_buffer_does_not_pass_for_a_read(
+    path: ReadPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def reads_nothing(*_: object) -> None:
+        return None
+
+    async def test(pair: Pair) -> None:
+        await prime(pair, path)
+        *_, first = await pair.serve(order(path))
+        reader = pair.prefill if path == "prefill" else pair.decode
+        monkeypatch.setattr(reader._host.storage, "read_into", reads_nothing)
+        *_, second = await pair.serve(order(path))  # the same blocks at the same place
+        assert isinstance(first, TurnDone)
+        assert isinstance(second, TurnDone)
+        assert (first.mismatched_blocks, second.mismatched_blocks > 0) == (0, True)
+
+    run(test)
+
+
 @settings(max_examples=30)
 @given(
     path=st.sampled_from(["prefill", "decode"]),
