@@ -65,6 +65,8 @@ def obstacle() -> str | None:
         "from harness.cluster import probe; probe('user_namespaces')",
     ]
     done = subprocess.run(argv, capture_output=True, text=True, env=environment(), cwd="/")
+    if "ModuleNotFoundError" in done.stderr:
+        return f"the unprivileged user cannot read the checkout {ROOT} or {sysconfig.get_path('purelib')}"
     return done.stderr.strip().splitlines()[-1] if done.returncode else None
 
 
