@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
+import msgspec
+
 from harness.cluster import Cluster, ModeChoice
 from harness.control import AgentHandle
 from harness.preparation import Preparation, as_builtins
@@ -14,7 +16,7 @@ from harness.scale_model import figures_in_force
 
 _NOT_EMULATED = (
     "GPU compute is timed by a FLOP model, not executed",
-    "copies between host memory and HBM take no time",
+    "copies between host memory and HBM are timed at the compute NIC's rate, and use none of it",
     "a host's compute NICs are one NIC of their total rate",
 )
 
@@ -27,10 +29,9 @@ def now() -> str:
 def circumstances(preparation: Preparation, choice: ModeChoice) -> dict[str, Any]:
     """metadata.json as it is before anything is started (docs/run-directory.md)."""
     experiment, scale = preparation.experiment, preparation.scale
-    workload, replay = experiment.workload, experiment.replay
-    oracle_only = set(experiment.measurement.policies) == {"oracle"}
+    workload, replay, online = experiment.workload, experiment.replay, experiment.online
     return {
-        "format_version": 1,
+        "format_version": 2,
         "run_id": "",
         "status": "running",
         "failure": None,
@@ -39,23 +40,22 @@ def circumstances(preparation: Preparation, choice: ModeChoice) -> dict[str, Any
         "experiment": as_builtins(experiment),
         "baseline": experiment.measurement.baseline,
         "contender": experiment.measurement.contender,
+        "variants": {
+            name: msgspec.to_builtins(experiment.variant(name)) for name in experiment.measurement.policies
+        },
         "trace": {
             "sha256": preparation.trace.sha256,
             "format": preparation.trace.format,
-            "sessions": len(preparation.plans),
+            "sessions": len(preparation.sessions),
             "turns": preparation.turns,
             "hit_rate": preparation.hit_rate,
             "source": workload.trace or f"{workload.synthesize}, seed {workload.seed}",
             "filters": [
-                f"{replay.agents} of {len(preparation.trace.sessions)} sessions",
+                f"{replay.agents} agents from {len(preparation.trace.sessions)} sessions",
                 f"{replay.turns_per_agent or 'all'} turns each from the {replay.start}",
                 f"gaps x {replay.gap_scale:g}, at most {replay.gap_cap_s:g} s",
                 f"append x {workload.append_scale:g}, generated x {workload.generated_scale:g}",
             ],
-        },
-        "expected": {
-            "read_bytes_per_repetition": 0 if oracle_only else preparation.read_bytes,
-            "turns_per_repetition": preparation.turns,
         },
         "scale": scale.summary(),
         "model": {
@@ -65,7 +65,7 @@ def circumstances(preparation: Preparation, choice: ModeChoice) -> dict[str, Any
             "layer_block_bytes": scale.geometry.layer_block_bytes,
             "kv_bytes_per_token": preparation.model.layers * preparation.model.layer_kv_bytes_per_token,
         },
-        "profile": figures_in_force(experiment, preparation.profile),
+        "profile": figures_in_force(preparation.profile),
         "hosts": [],
         "emulation": {
             "mode": choice.mode,
@@ -79,7 +79,9 @@ def circumstances(preparation: Preparation, choice: ModeChoice) -> dict[str, Any
         },
         "ceilings": {},
         "repetitions": [],
-        "sla": None,
+        "slo": {"ttft_s": online.slo_ttft_s, "tpot_s": online.slo_tpot_s} if online else None,
+        "online": {} if online else None,
+        "warnings": list(preparation.warnings),
     }
 
 

@@ -10,24 +10,22 @@ import signal
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
-import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from harness.cluster import ClusterError, cleanup, inside_user_namespace, probe, reexec_in_user_namespace
+from harness.console import JsonOption, out, print_json
 from harness.control import HostError
 from harness.experiment import ExperimentError, load_experiment, shipped_experiments
 from harness.orchestrator import DeadlineError, measure
 from harness.progress import RunProgress
 from harness.run_store import RunDirectoryError, RunStoreError, default_directory, disk_error
+from harness.traces_cli import traces
 from reports import ReportError, Summary, render
-from workloads.formats import load_trace, write_trace
-from workloads.inspection import inspect as inspect_trace
+from workloads.fetching import FetchError
 from workloads.models import MODELS, ModelError, find_model, gb_per_pflop, kv_bytes_per_token, prefill_flops
-from workloads.synthesis import synthesize as synthesize_trace
 from workloads.trace import TraceError
 
 EXIT_INVALID, EXIT_INPUT, EXIT_TESTBED, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -40,12 +38,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-traces = typer.Typer(name="traces", help="Inspect and synthesize agentic traces.", no_args_is_help=True)
 app.add_typer(traces)
-# Lines stay lines: a terminal wraps them itself, and a file or pipe wants them whole.
-out = Console(highlight=False, markup=False, soft_wrap=True)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Run directory [default: runs/NAME-TIME].", show_default=False)
 ]
@@ -99,7 +93,7 @@ def experiments(json: JsonOption = False) -> None:
     """List the experiments that ship with the package."""
     loaded = [load_experiment(name) for name in shipped_experiments()]
     if json:
-        _print_json([{"name": e.name, "description": e.description} for e in loaded])
+        print_json([{"name": e.name, "description": e.description} for e in loaded])
         return
     table = Table("experiment", "what it shows", box=None)
     for e in loaded:
@@ -130,7 +124,7 @@ def models(
         for m in chosen
     ]
     if json:
-        _print_json(rows[0] if name else rows)
+        print_json(rows[0] if name else rows)
         return
     table = Table("model", "KV bytes/token", "prefill TFLOP", "GB/PFLOP", box=None)
     for m, row in zip(chosen, rows, strict=True):
@@ -148,46 +142,6 @@ def cleanup_command() -> None:
         out.print(f"removed {line}")
     if not removed:
         out.print("nothing to clean up")
-
-
-@traces.command("inspect", epilog="Example: `dualpath traces inspect trace_0001.json.gz --json`")
-def traces_inspect(
-    path: Annotated[Path, typer.Argument(help="A trace file, or a folder of them.")], json: JsonOption = False
-) -> None:
-    """Describe a trace: sessions, turns, hit rate, context lengths."""
-    summary = inspect_trace(load_trace(path))
-    if json:
-        _print_json(summary)
-        return
-    table = Table("figure", "value", box=None)
-    for key, value in msgspec.to_builtins(summary).items():
-        if isinstance(value, str | int | float):
-            table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
-    out.print(table)
-
-
-@traces.command(
-    "synthesize",
-    epilog="Example: `dualpath traces synthesize --like paper-64k --sessions 500 --seed 1 -o t.jsonl`",
-)
-def traces_synthesize(
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write (JSONL).")],
-    like: Annotated[str, typer.Option(help="paper-32k, paper-48k or paper-64k.")] = "paper-64k",
-    sessions: Annotated[int, typer.Option(min=1, help="Agent trajectories to draw.")] = 500,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same trace.")] = 1,
-) -> None:
-    """Write a synthetic trace whose means match the paper's trace table (section 7.1)."""
-    trace = synthesize_trace(like, sessions, seed)
-    try:
-        write_trace(trace, output)
-    except OSError as error:
-        raise TraceError.at(
-            output,
-            found=error.strerror or str(error),
-            expected="a file that can be written",
-            fix="choose another",
-        ) from None
-    out.print(f"{output}: {sessions} sessions, sha256 {trace.sha256}")
 
 
 def _run(name: str, directory: Path | None, mode: ModeName, json: bool) -> None:
@@ -239,7 +193,7 @@ def _report_partial(directory: Path, error: Exception) -> None:
 def _conclude(summary: Summary, directory: Path, json: bool) -> None:
     """Print the verdict; exit 1 if the run is not valid."""
     if json:
-        _print_json(summary)
+        print_json(summary)
     else:
         out.print(f"\n{summary.verdict}")
         for problem in summary.problems:
@@ -251,10 +205,6 @@ def _conclude(summary: Summary, directory: Path, json: bool) -> None:
         raise typer.Exit(EXIT_INVALID)
 
 
-def _print_json(document: Any) -> None:
-    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
-
-
 def main() -> NoReturn:
     """Entry point: every expected error is one line on stderr and the right exit code."""
     try:
@@ -264,7 +214,7 @@ def main() -> NoReturn:
         _fail(f"{usage.rstrip('.')}; see 'dualpath --help'" if usage else "", EXIT_INPUT)
     except (ExperimentError, TraceError, ModelError, ReportError, RunDirectoryError) as error:
         _fail(_line(error), EXIT_INPUT)
-    except (HostError, ClusterError, RunStoreError, DeadlineError) as error:
+    except (HostError, ClusterError, RunStoreError, DeadlineError, FetchError) as error:
         _fail(_line(error), EXIT_TESTBED)
     except _InterruptedError as error:
         _fail(_line(error), EXIT_INTERRUPTED)

@@ -139,10 +139,11 @@ async def _first_error() -> AsyncIterator[asyncio.TaskGroup]:
         async with asyncio.TaskGroup() as group:
             yield group
     except BaseExceptionGroup as errors:
-        raise _leaf(errors) from None
+        raise first_error(errors) from None
 
 
-def _leaf(errors: BaseExceptionGroup[Any]) -> BaseException:
+def first_error(errors: BaseExceptionGroup[Any]) -> BaseException:
+    """The first error of a group of errors."""
     first: BaseException = errors
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]

@@ -1,65 +1,88 @@
-"""A planned turn and a policy's decision as the order that the decode host gets."""
+"""A planned turn and its placement as the order that the decode host gets."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from harness.policies import Placement, Request
+from harness.scheduling import Placement, Request
 from hosts.protocol import StoredObject, TurnOrder
-from workloads.layout import SessionPlan, Span, TurnPlan, to_ranges
+from workloads.layout import SessionPlan, Span, StoredBlocks, TurnPlan, to_ranges
 
 PRIME_PREFIX = "prime"
 
 
 @dataclass(frozen=True, slots=True)
 class TurnKeys:
-    """Object keys of one repetition: what it persists goes below its own prefix, so that every
-    repetition finds the storage as the first one did."""
+    """Object keys of one agent's turns: what they persist goes below a prefix of their own, so that every
+    repetition, and everyone who replays the same session, finds the storage as the first one did."""
 
     written_prefix: str
 
-    def prime(self, plan: SessionPlan) -> StoredObject:
-        """The KV of a session's past, shared by all repetitions."""
-        return StoredObject(f"{PRIME_PREFIX}/{plan.prime_key}", to_ranges(plan.prime_ids))
-
-    def read(self, span: Span, prime_key: str) -> Span:
-        """Where a planned read really is."""
-        prefix = PRIME_PREFIX if span.key == prime_key else self.written_prefix
-        return Span(f"{prefix}/{span.key}", span.offset, span.blocks)
+    def read(self, span: Span) -> Span:
+        """Where a planned read really is: what was stored before the run is not below the prefix."""
+        name = span.key.rpartition("/")[2]
+        before = name == "prime" or name.isdigit()  # a session's past, or shared/N
+        return Span(f"{PRIME_PREFIX if before else self.written_prefix}/{span.key}", span.offset, span.blocks)
 
     def written(self, key: str) -> str:
         """Where a planned object is persisted."""
         return f"{self.written_prefix}/{key}"
 
 
+def prime_objects(sessions: Sequence[SessionPlan], shared: Sequence[StoredBlocks]) -> list[StoredObject]:
+    """What has to be stored before the first repetition, for all of them."""
+    pasts = [StoredBlocks(plan.prime_key, plan.prime_ids) for plan in sessions if len(plan.prime_ids)]
+    return [
+        StoredObject(f"{PRIME_PREFIX}/{blocks.key}", to_ranges(blocks.ids)) for blocks in (*shared, *pasts)
+    ]
+
+
 def request_for(turn_id: int, turn: TurnPlan) -> Request:
-    """The turn as policies see it."""
-    return Request(turn_id, turn.hit_tokens, turn.new_tokens)
+    """The turn as the request scheduler sees it."""
+    return Request(turn_id, len(turn.hit_ids), turn.hit_tokens, turn.new_tokens, turn.output_tokens)
 
 
-def order_for(
-    request: Request, placement: Placement, plan: SessionPlan, turn: TurnPlan, keys: TurnKeys
-) -> TurnOrder:
+def order_for(request: Request, placement: Placement, turn: TurnPlan, keys: TurnKeys) -> TurnOrder:
     """Everything the hosts need to serve the turn."""
-    moves = placement.path != "none"
+    reads = [keys.read(span) for span in turn.reads]
+    decode_reads, prefill_reads = _split(reads, placement.decode_read_blocks)
+    persisted = np.flatnonzero(np.isin(turn.new_ids, turn.persist_ids)) if turn.persist_prompt else ()
     generated = zip(turn.persist_generated, turn.generated_ids.tolist(), strict=True)
     return TurnOrder(
         turn_id=request.turn_id,
-        path=placement.path,
+        moves=placement.moves,
         prefill_host=placement.prefill.host,
         prefill_engine=placement.prefill.rank,
         decode_engine=placement.decode.rank,
         hit_blocks=to_ranges(turn.hit_ids),
-        reads=tuple(keys.read(span, plan.prime_key) for span in turn.reads) if moves else (),
+        decode_reads=tuple(decode_reads) if placement.moves else (),
+        prefill_reads=tuple(prefill_reads) if placement.moves else (),
         new_blocks=to_ranges(turn.new_ids),
         prompt_key=keys.written(turn.persist_prompt[0].key) if turn.persist_prompt else "",
+        persisted=to_ranges(np.asarray(persisted, dtype=np.int64)),
         generated=tuple(
-            StoredObject(keys.written(span.key), to_ranges(np.array([block]))) for span, block in generated
+            StoredObject(keys.written(span.key) if span else "", to_ranges(np.array([block])))
+            for span, block in generated
         ),
         hit_tokens=turn.hit_tokens,
         new_tokens=turn.new_tokens,
         tail_tokens=turn.tail_tokens,
         output_tokens=turn.output_tokens,
     )
+
+
+def _split(spans: Sequence[Span], blocks: int) -> tuple[list[Span], list[Span]]:
+    """The first ``blocks`` blocks of ``spans``, and the rest."""
+    head: list[Span] = []
+    rest: list[Span] = []
+    for span in spans:
+        taken = min(span.blocks, blocks)
+        blocks -= taken
+        if taken:
+            head.append(Span(span.key, span.offset, taken))
+        if taken < span.blocks:
+            rest.append(Span(span.key, span.offset + taken, span.blocks - taken))
+    return head, rest

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from harness.cluster import Cluster, ClusterHost, ClusterSpec
-from harness.experiment import Experiment, ExperimentError, HardwareProfile, load_profile
+from harness.experiment import Experiment, HardwareProfile, load_profile
+from harness.feasibility import bottlenecks, check_buffers, check_hbm
 from harness.scale_model import ScaleModel, scale
+from harness.scheduling import Limits
 from hosts.config import NicConfig, StorageConfig, TransportConfig
 from hosts.protocol import HostConfig, StoredObject
+from workloads import arrivals
+from workloads.agents import agents_for
 from workloads.expected import expected_read_bytes
 from workloads.formats import load_trace
-from workloads.layout import BlockRange, SessionPlan, TurnPlan, plan_session
-from workloads.models import Model, find_model
+from workloads.layout import BlockRange, ReplayPlan, SessionPlan, TurnPlan, plan_replay
+from workloads.models import Model, find_model, kv_bytes_per_token, prefill_flops
+from workloads.scaling import scale_trace
 from workloads.synthesis import synthesize
 from workloads.trace import Trace
-from workloads.window import ReplayWindow, select_windows, window_hit_rate
+from workloads.window import ReplayWindow, window_hit_rate
 
 _STORAGE_HOST_BUFFER_BYTES = 1 << 20
 _CEILING_OBJECTS = 4
@@ -34,15 +39,55 @@ class Preparation:
     model: Model
     trace: Trace
     windows: tuple[ReplayWindow, ...]
-    plans: tuple[SessionPlan, ...]
+    plan: ReplayPlan
     scale: ScaleModel
     hit_rate: float
     read_bytes: int
+    warnings: tuple[str, ...]
+
+    @property
+    def sessions(self) -> tuple[SessionPlan, ...]:
+        """A plan for every agent."""
+        return self.plan.sessions
 
     @property
     def turns(self) -> int:
         """Turns of one repetition."""
-        return sum(len(plan.turns) for plan in self.plans)
+        return sum(len(plan.turns) for plan in self.sessions)
+
+    def starts_s(self) -> list[float]:
+        """When every agent of an offline repetition starts, in emulated seconds."""
+        replay, agents = self.experiment.replay, len(self.sessions)
+        match replay.arrivals:
+            case "at_once":
+                starts = arrivals.at_once(agents)
+            case "poisson":
+                assert replay.agents_per_s is not None, "checked when the experiment was loaded"
+                starts = arrivals.poisson(agents, replay.agents_per_s, self.experiment.workload.seed)
+            case "recorded":
+                starts = arrivals.recorded(
+                    [window.session.start_s for window in self.windows],
+                    time_scale=replay.arrival_scale,
+                    jitter_s=replay.arrival_jitter_s,
+                    seed=self.experiment.workload.seed,
+                )
+        return [float(start) * self.scale.time_dilation for start in starts]
+
+    def limits(self, storage_read_bytes_per_s: Mapping[str, float]) -> Limits:
+        """The request scheduler's limits (paper 6.1): alpha from the measured ceiling of every host, beta
+        from the model's FLOPs over the profile's GPU, for this replay's prompts."""
+        scheduler, geometry = self.experiment.request_scheduler, self.scale.geometry
+        token_bytes = geometry.full_block_bytes / geometry.block_tokens
+        alpha_s = scheduler.alpha_s * self.scale.time_dilation
+        engine = self.scale.engines["prefill"]
+        turns = [turn for session in self.sessions for turn in session.turns]
+        prompts = sum(turn.hit_tokens + turn.new_tokens for turn in turns)
+        flops = sum(prefill_flops(self.model, turn.hit_tokens, turn.new_tokens) for turn in turns)
+        return Limits(
+            alpha_tokens={h: alpha_s * rate / token_bytes for h, rate in storage_read_bytes_per_s.items()},
+            beta_tokens=scheduler.beta_s * prompts / (flops / engine.gpu_flops),
+            decode_hbm_tokens=int(self.scale.engines["decode"].kv_hbm_bytes / kv_bytes_per_token(self.model)),
+        )
 
     @property
     def cluster_spec(self) -> ClusterSpec:
@@ -59,9 +104,14 @@ class Preparation:
         replay = self.experiment.replay
         return min(turn.gap_s * replay.gap_scale, replay.gap_cap_s) * self.scale.time_dilation
 
+    @property
+    def fetch_interval_s(self) -> float:
+        """Emulated seconds between two fetches of a group's leader."""
+        return self.experiment.request_scheduler.fetch_interval_s * self.scale.time_dilation
+
     def ceiling_objects(self) -> tuple[StoredObject, ...]:
         """Objects of a typical hit's size, to measure storage paths with reads like the replay's."""
-        hits = sorted(len(turn.hit_ids) for plan in self.plans for turn in plan.turns)
+        hits = sorted(len(turn.hit_ids) for plan in self.sessions for turn in plan.turns)
         blocks = max(1, hits[len(hits) // 2])
         return tuple(
             StoredObject(f"ceiling/{i}", (BlockRange(i * blocks, blocks),)) for i in range(_CEILING_OBJECTS)
@@ -92,10 +142,8 @@ class Preparation:
                 pace_bytes_per_s=cluster.compute_pace_bytes_per_s,
             ),
             nics=tuple(NicConfig(nic.name, nic.network) for nic in host.nics),
-            model=self.model.name,
-            gpu_flops=scale.gpu_flops,
-            decode_step_s=scale.decode_step_s,
-            time_dilation=scale.time_dilation,
+            engine=scale.engines["decode" if host.role == "decode" else "prefill"],
+            fetch_interval_s=self.fetch_interval_s,
             content_seed=int(self.trace.sha256[:15], 16),
             verify_every=measurement.verify_every,
             telemetry_interval_s=measurement.telemetry_interval_s,
@@ -106,24 +154,27 @@ class Preparation:
 def prepare(experiment: Experiment) -> Preparation:
     """Resolve trace, model, hardware and scale; raises ExperimentError, TraceError or ModelError."""
     trace = _trace(experiment)
-    model, profile = find_model(experiment.model), load_profile(experiment.cluster.profile)
+    model = find_model(experiment.model)
+    profile = load_profile(experiment.cluster.profile).replaced(experiment.cluster.replace)
     replay = experiment.replay
-    windows = select_windows(
+    windows = agents_for(
         trace, replay.agents, replay.turns_per_agent or None, replay.start, experiment.workload.seed
     )
-    plans = tuple(plan_session(window) for window in windows)
+    plan = plan_replay(windows)
     scaled = scale(experiment, profile, model, trace.block_tokens)
-    _check_buffers(scaled, plans)
+    check_buffers(scaled, plan.sessions)
+    check_hbm(experiment, scaled, model, plan.sessions)
     return Preparation(
         experiment=experiment,
         profile=profile,
         model=model,
         trace=trace,
         windows=windows,
-        plans=plans,
+        plan=plan,
         scale=scaled,
         hit_rate=window_hit_rate(windows),
         read_bytes=expected_read_bytes(windows, scaled.geometry.full_block_bytes),
+        warnings=tuple(bottlenecks(experiment, profile)),
     )
 
 
@@ -136,7 +187,8 @@ def as_builtins(experiment: Experiment) -> dict[str, object]:
 def _trace(experiment: Experiment) -> Trace:
     workload = experiment.workload
     if workload.trace is not None:
-        return load_trace(Path(workload.trace))
+        trace = load_trace(Path(workload.trace), tokenizer=workload.tokenizer)
+        return scale_trace(trace, workload.append_scale, workload.generated_scale, workload.max_agent_tokens)
     assert workload.synthesize is not None, "checked when the experiment was loaded"
     return synthesize(
         workload.synthesize,
@@ -145,15 +197,3 @@ def _trace(experiment: Experiment) -> Trace:
         append_scale=workload.append_scale,
         generated_scale=workload.generated_scale,
     )
-
-
-def _check_buffers(scaled: ScaleModel, plans: Sequence[SessionPlan]) -> None:
-    """Every prompt has to fit a host's buffer, or its turn would wait for ever."""
-    largest = max(-(-turn.input_tokens // scaled.geometry.block_tokens) for p in plans for turn in p.turns)
-    needed = largest * scaled.geometry.full_block_bytes
-    if needed > scaled.buffer_bytes:
-        gigabytes = scaled.bytes_divisor / 1e9
-        raise ExperimentError(
-            f"cluster.host_buffer_gb: found {scaled.buffer_bytes * gigabytes:.3g} GB a host, but the largest "
-            f"prompt has {largest} blocks; expected at least {needed * gigabytes:.3g} GB"
-        )

@@ -41,8 +41,8 @@ class RunProgress:
             f"[dim]{time.monotonic() - self._began_at:6.1f} s[/dim]  {text}", soft_wrap=True
         )
 
-    def begin_repetition(self, label: str, turns: int) -> None:
-        """A bar of ``turns``."""
+    def begin_repetition(self, label: str, turns: int | None) -> None:
+        """A bar of ``turns``; None: nobody knows how many it will be."""
         self._task = self._bar.add_task(label, total=turns)
 
     def advance(self, turns: int) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from harness.policies import Placement
+from harness.scheduling import Limits, Placement
 from hosts.protocol import HostSamples, RepetitionReport, Transfer, TurnDone
 
 _SHOWN_TURNS = 3
@@ -16,24 +17,29 @@ _SHOWN_TURNS = 3
 
 @dataclass(slots=True)
 class TurnRecord:
-    """One turn; ``*_at_ns`` on the control node's clock since the repetition began."""
+    """One turn; ``*_at_ns`` on the control node's clock since the repetition began.
+
+    ``placement`` is None until the request scheduler has placed it.
+    """
 
     session_id: str
     turn: int
     turn_id: int
-    placement: Placement
     input_tokens: int
     hit_tokens: int
     new_tokens: int
     output_tokens: int
+    hit_bytes: int
     arrived_at_ns: int
-    dispatched_at_ns: int
+    placement: Placement | None = None
+    dispatched_at_ns: int = 0
     first_token_at_ns: int = 0
     done_at_ns: int = 0
     done: TurnDone | None = None
 
     def __str__(self) -> str:
-        where = f"{self.placement.prefill.host}->{self.placement.decode.host}"
+        placed = self.placement
+        where = f"{placed.prefill.host}->{placed.decode.host}" if placed else "waiting for engines"
         return f"session {self.session_id} turn {self.turn} ({where})"
 
 
@@ -59,10 +65,19 @@ class ControlPlane:
 
 @dataclass(slots=True)
 class Repetition:
-    """Everything recorded about one repetition of one policy."""
+    """Everything recorded about one repetition of one policy (or variant of one).
+
+    ``agents_per_s`` is the arrival rate (real) of a point of an online run, None offline; ``stopped``
+    says why it ended. ``expected_read_bytes`` and ``expected_turns`` come from the trace alone.
+    """
 
     index: int
     policy: str
+    limits: Limits
+    expected_read_bytes: int = 0
+    expected_turns: int = 0
+    agents_per_s: float | None = None
+    stopped: str = "all_done"
     turns: list[TurnRecord] = field(default_factory=list)
     reports: dict[str, RepetitionReport] = field(default_factory=dict)
     control: ControlPlane = field(default_factory=ControlPlane)
@@ -82,6 +97,15 @@ class Repetition:
         return {
             "repetition": self.index,
             "policy": self.policy,
+            "agents_per_s": self.agents_per_s,
+            "stopped": self.stopped,
+            "limits": {
+                "alpha_tokens": dict(self.limits.alpha_tokens),
+                "beta_tokens": self.limits.beta_tokens,
+                "decode_hbm_tokens": self.limits.decode_hbm_tokens,
+            },
+            "expected_read_bytes": self.expected_read_bytes,
+            "expected_turns": self.expected_turns,
             "jct_s": self.jct_s,
             "turns": len(done),
             "read_bytes": sum(r.storage_read_bytes for r in self.reports.values()),
@@ -98,7 +122,9 @@ class Repetition:
 
 def turns_table(repetitions: Iterable[Repetition]) -> pd.DataFrame:
     """One row a finished turn."""
-    return pd.DataFrame([_turn_row(r, t, t.done) for r in repetitions for t in r.turns if t.done is not None])
+    return pd.DataFrame(
+        [_turn_row(r, t, t.placement, t.done) for r in repetitions for t in r.turns if t.placement and t.done]
+    )
 
 
 def transfers_table(repetitions: Iterable[Repetition]) -> pd.DataFrame:
@@ -110,6 +136,31 @@ def transfers_table(repetitions: Iterable[Repetition]) -> pd.DataFrame:
             for t in r.turns
             if t.done is not None
             for transfer in t.done.transfers
+        ]
+    )
+
+
+def forwards_table(repetitions: Iterable[Repetition]) -> pd.DataFrame:
+    """One row a forward pass and engine."""
+    return pd.DataFrame(
+        [
+            {
+                "repetition": r.index,
+                "policy": r.policy,
+                "host": host,
+                "forward": index,
+                "begin_at_ns": forward.begin_at_ns,
+                "end_at_ns": forward.end_at_ns,
+                "engine": batch.engine,
+                "attention_ns": batch.attention_ns,
+                "requests": batch.requests,
+                "new_tokens": batch.new_tokens,
+                "cached_tokens": batch.cached_tokens,
+            }
+            for r in repetitions
+            for host, report in r.reports.items()
+            for index, forward in enumerate(report.forwards)
+            for batch in forward.batches
         ]
     )
 
@@ -167,23 +218,25 @@ def _of(repetition: Repetition, host: str, roles: Mapping[str, str]) -> dict[str
     }
 
 
-def _turn_row(repetition: Repetition, turn: TurnRecord, done: TurnDone) -> dict[str, Any]:
+def _turn_row(repetition: Repetition, turn: TurnRecord, placed: Placement, done: TurnDone) -> dict[str, Any]:
     moved = {kind: 0 for kind in ("storage_read", "layer_read", "layer_write")}
+    read_by: Counter[str] = Counter()
     for transfer in done.transfers:
         if transfer.kind in moved:
             moved[transfer.kind] += transfer.bytes
-    placement = turn.placement
+        if transfer.kind == "storage_read":
+            read_by[transfer.host] += transfer.bytes
     return {
         "repetition": repetition.index,
         "policy": repetition.policy,
         "session_id": turn.session_id,
         "turn": turn.turn,
         "turn_id": turn.turn_id,
-        "prefill_host": placement.prefill.host,
-        "prefill_engine": placement.prefill.rank,
-        "decode_host": placement.decode.host,
-        "decode_engine": placement.decode.rank,
-        "path": placement.path,
+        "prefill_host": placed.prefill.host,
+        "prefill_engine": placed.prefill.rank,
+        "decode_host": placed.decode.host,
+        "decode_engine": placed.decode.rank,
+        "path": placed.path,
         "input_tokens": turn.input_tokens,
         "hit_tokens": turn.hit_tokens,
         "new_tokens": turn.new_tokens,
@@ -194,12 +247,18 @@ def _turn_row(repetition: Repetition, turn: TurnRecord, done: TurnDone) -> dict[
         "done_at_ns": turn.done_at_ns,
         "allocate_ns": done.allocate_ns,
         "read_ns": done.read_ns,
+        "hbm_wait_ns": done.hbm_wait_ns,
         "engine_wait_ns": done.engine_wait_ns,
         "compute_ns": done.compute_ns,
         "transfer_ns": done.transfer_ns,
+        "chunks": done.chunks,
+        "hbm_load_ns": done.hbm_load_ns,
+        "second_token_ns": done.second_token_ns,
         "decode_ns": done.decode_ns,
         "persist_ns": done.persist_ns,
         "read_bytes": moved["storage_read"],
+        "prefill_read_bytes": read_by[placed.prefill.host],
+        "decode_read_bytes": read_by[placed.decode.host],
         "layer_read_bytes": moved["layer_read"],
         "layer_write_bytes": moved["layer_write"],
         "persisted_bytes": done.persisted_bytes,

@@ -1,7 +1,8 @@
-"""Closed-loop replay of one repetition: n agents start together, each takes its turns in order (paper 7.1).
+"""Replay of one repetition: agents start at their times, each takes its turns in order (paper 7.1).
 
-A turn arrives when the previous one of its session is done plus the recorded gap, is placed by the
-policy at once, sent to its decode host, and followed by three reports until it is done.
+A turn arrives when the previous one of its session is done plus the recorded gap. It waits until the
+request scheduler places it, in the round after its hosts' leaders have asked for work; then its decode
+host gets the order, and three or four reports follow until it is done.
 """
 
 from __future__ import annotations
@@ -9,17 +10,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from harness.control import HostError
-from harness.deployment import COMMAND_TIMEOUT_S, Deployment, everyone
+from harness.deployment import COMMAND_TIMEOUT_S, Deployment, everyone, first_error
+from harness.online.steady_state import PointWatch
 from harness.orders import TurnKeys, order_for, request_for
-from harness.policies import ClusterLoad, Placement, Policy, Request
 from harness.recording import ControlPlane, Repetition, TurnRecord
+from harness.scheduling import Placement, Request, RequestScheduler
 from hosts.protocol import (
     BeginRepetition,
     EndRepetition,
     Failed,
+    Fetch,
     FirstToken,
     Message,
     Ping,
@@ -32,52 +36,76 @@ from workloads.layout import SessionPlan, TurnPlan
 _PING_INTERVAL_S = 0.5
 _PING_TIMEOUT_S = 5.0
 _LAG_INTERVAL_S = 0.05
+_WATCH_INTERVAL_S = 0.25
 _LAST_WORDS_TIMEOUT_S = 2.0
 _TURN_IDS = itertools.count(1)
 
 
-class _InFlight:
-    """One dispatched turn and the future its session waits on."""
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """Who replays ``plan`` from ``start_s`` on (emulated seconds since the repetition began)."""
 
-    def __init__(self, request: Request, placement: Placement, record: TurnRecord) -> None:
-        self.request, self.placement, self.record = request, placement, record
+    start_s: float
+    plan: SessionPlan
+    keys: TurnKeys
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a repetition goes: ``gap_s`` before a turn and ``fetch_interval_s`` (emulated seconds, which
+    are real ones x ``time_dilation``); whether prefill is ``layerwise``; bytes of a Full Block as moved."""
+
+    gap_s: Callable[[TurnPlan], float]
+    fetch_interval_s: float
+    time_dilation: float
+    layerwise: bool
+    full_block_bytes: int
+
+
+class _Turn:
+    """One turn from its arrival on, and the future its session waits on."""
+
+    def __init__(self, plan: TurnPlan, keys: TurnKeys, request: Request, record: TurnRecord) -> None:
+        self.plan, self.keys, self.request, self.record = plan, keys, request, record
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
 class Replay:
-    """Replays ``plans`` under ``policy``; the record is `repetition`, filled as reports arrive."""
+    """Replays agents' turns through ``scheduler``; the record is `repetition`, filled as reports arrive."""
 
     def __init__(
         self,
         deployment: Deployment,
-        policy: Policy,
-        load: ClusterLoad,
+        scheduler: RequestScheduler,
         repetition: Repetition,
-        keys: TurnKeys,
-        gap: Callable[[TurnPlan], float],
+        pace: Pace,
         on_progress: Callable[[int], None] = lambda turns: None,
     ) -> None:
         self._deployment = deployment
-        self._policy = policy
-        self._load = load
+        self._scheduler = scheduler
         self._repetition = repetition
-        self._keys = keys
-        self._gap = gap
+        self._pace = pace
         self._on_progress = on_progress
-        self._in_flight: dict[int, _InFlight] = {}
+        self._turns: dict[int, _Turn] = {}
+        self._asking: set[str] = set()
+        self._watch: PointWatch | None = None
+        self._decided = False
 
-    async def run(self, plans: Sequence[SessionPlan]) -> None:
-        """Begin on every host, replay every session, end on every host and collect their reports.
+    async def run(self, agents: Iterable[Agent], watch: PointWatch | None = None) -> None:
+        """Begin on every host, replay, end on every host and collect their reports.
 
-        Raises HostError naming the host that failed; what was recorded until then stays.
+        All ``agents``, or as many as start before ``watch`` has decided; then nothing new is placed,
+        and what is under way is finished. Raises HostError naming the host that failed; what was
+        recorded until then stays.
         """
         deployment, hosts = self._deployment, list(self._deployment.agents)
-        await deployment.call_all(everyone(hosts, BeginRepetition()))
         deployment.on_event = self._on_event
+        await deployment.call_all(everyone(hosts, BeginRepetition(self._pace.layerwise)))
+        self._watch, self._decided = watch, False
         self._began_at_ns = time.monotonic_ns()
         cpu_before_s = time.process_time()
         try:
-            await deployment.guard(self._sessions(plans))
+            await deployment.guard(self._replay(agents))
             self._repetition.jct_s = self._now_ns() / 1e9
             self._repetition.control.cpu_s = time.process_time() - cpu_before_s
         except BaseException:
@@ -97,72 +125,123 @@ class Replay:
                 self._repetition.reports[host] = answer
         return [answer for answer in answers if isinstance(answer, BaseException)]
 
-    async def _sessions(self, plans: Sequence[SessionPlan]) -> None:
+    async def _replay(self, agents: Iterable[Agent]) -> None:
         control = self._repetition.control
-        probes = [
-            asyncio.create_task(_measure_loop_lag(control)),
-            asyncio.create_task(_measure_round_trips(control, self._deployment)),
-        ]
-        sessions = [asyncio.create_task(self._session(plan)) for plan in plans]
         try:
-            await asyncio.gather(*sessions)
-        finally:
-            for task in (*sessions, *probes):
-                task.cancel()
-            await asyncio.gather(*sessions, *probes, return_exceptions=True)
+            async with asyncio.TaskGroup() as background:
+                running = [
+                    background.create_task(self._schedule()),
+                    background.create_task(self._watch_point()),
+                    background.create_task(_measure_loop_lag(control)),
+                    background.create_task(_measure_round_trips(control, self._deployment)),
+                ]
+                async with asyncio.TaskGroup() as sessions:
+                    sessions.create_task(self._arrive(agents, sessions))
+                for task in running:
+                    task.cancel()
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from None
 
-    async def _session(self, plan: SessionPlan) -> None:
-        for index, turn in enumerate(plan.turns):
-            if index and (gap_s := self._gap(turn)):
+    async def _watch_point(self) -> None:
+        """Until the point of an online run is decided; then withdraw what is not placed yet."""
+        if self._watch is None:
+            return
+        while (  # noqa: ASYNC110 - time decides, and nothing signals it
+            outcome := self._watch.decide(self._real_s(self._now_ns()))
+        ) is None:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+        self._repetition.stopped, self._decided = outcome, True
+        for request in self._scheduler.drop_waiting():
+            self._turns[request.turn_id].done.set_result(None)
+
+    async def _arrive(self, agents: Iterable[Agent], sessions: asyncio.TaskGroup) -> None:
+        """Start every agent at its time."""
+        for agent in agents:
+            await asyncio.sleep(agent.start_s - self._now_ns() / 1e9)
+            if self._decided:
+                return
+            sessions.create_task(self._session(agent))
+
+    async def _session(self, agent: Agent) -> None:
+        for index, turn in enumerate(agent.plan.turns):
+            if index and (gap_s := self._pace.gap_s(turn)):
                 await asyncio.sleep(gap_s)
-            await self._turn(plan, turn)
+            if self._decided:
+                return
+            await self._turn(agent, turn)
 
-    async def _turn(self, plan: SessionPlan, turn: TurnPlan) -> None:
-        arrived_at_ns = self._now_ns()
-        request = request_for(next(_TURN_IDS), turn)
-        placement = self._policy(request, self._load)
-        self._load.assign(request, placement)
-        order = order_for(request, placement, plan, turn, self._keys)
+    async def _turn(self, agent: Agent, plan: TurnPlan) -> None:
+        """One turn, from its arrival to its last token (or until it is withdrawn)."""
+        request = request_for(next(_TURN_IDS), plan)
         record = TurnRecord(
-            session_id=plan.session_id,
-            turn=turn.turn,
+            session_id=agent.plan.session_id,
+            turn=plan.turn,
             turn_id=request.turn_id,
-            placement=placement,
-            input_tokens=turn.input_tokens,
-            hit_tokens=turn.hit_tokens,
-            new_tokens=turn.new_tokens,
-            output_tokens=turn.output_tokens,
-            arrived_at_ns=arrived_at_ns,
-            dispatched_at_ns=self._now_ns(),
+            input_tokens=plan.input_tokens,
+            hit_tokens=plan.hit_tokens,
+            new_tokens=plan.new_tokens,
+            output_tokens=plan.output_tokens,
+            hit_bytes=len(plan.hit_ids) * self._pace.full_block_bytes,
+            arrived_at_ns=self._now_ns(),
         )
-        self._repetition.control.decision_s_total += (record.dispatched_at_ns - arrived_at_ns) / 1e9
+        turn = self._turns[request.turn_id] = _Turn(plan, agent.keys, request, record)
         self._repetition.turns.append(record)
-        in_flight = self._in_flight[request.turn_id] = _InFlight(request, placement, record)
+        self._scheduler.submit(request)
+        try:
+            await turn.done
+        finally:
+            del self._turns[request.turn_id]
+        self._on_progress(1 if record.done else 0)
+
+    async def _schedule(self) -> None:
+        """A round of the request scheduler at every fetch interval, for all groups that have asked."""
+        control = self._repetition.control
+        while True:
+            await asyncio.sleep(self._pace.fetch_interval_s)
+            began_ns = time.monotonic_ns()
+            for request, placement in self._scheduler.round(self._asking):
+                self._dispatch(self._turns[request.turn_id], placement)
+            self._asking.clear()
+            control.decision_s_total += (time.monotonic_ns() - began_ns) / 1e9
+
+    def _dispatch(self, turn: _Turn, placement: Placement) -> None:
+        turn.record.placement, turn.record.dispatched_at_ns = placement, self._now_ns()
+        order = order_for(turn.request, placement, turn.plan, turn.keys)
         self._deployment.agents[placement.decode.host].send(order)
-        await in_flight.done
-        del self._in_flight[request.turn_id]
-        self._on_progress(1)
 
     def _on_event(self, host: str, event: Message) -> None:
-        turn = self._in_flight.get(getattr(event, "turn_id", 0))
+        if isinstance(event, Fetch):
+            self._asking.add(host)
+            return
+        turn = self._turns.get(getattr(event, "turn_id", 0))
         if turn is None or turn.done.done():
             return
+        turn_id = turn.request.turn_id
         match event:
             case ReadDone():
-                self._load.read_done(turn.request, turn.placement)
+                self._scheduler.read_done(turn_id, host)
             case FirstToken():
-                self._load.prefilled(turn.request, turn.placement)
-                turn.record.first_token_at_ns = self._now_ns()
+                self._scheduler.prefilled(turn_id)
+                turn.record.first_token_at_ns = now_ns = self._now_ns()
+                if self._watch:
+                    ttft_ns = now_ns - turn.record.arrived_at_ns
+                    self._watch.first_token(self._real_s(now_ns), self._real_s(ttft_ns))
             case TurnDone():
-                self._load.finished(turn.request, turn.placement)
-                turn.record.done_at_ns = self._now_ns()
+                self._scheduler.finished(turn_id)
+                turn.record.done_at_ns = now_ns = self._now_ns()
                 turn.record.done = event
+                if self._watch and turn.record.output_tokens > 1:
+                    tpot_ns = event.decode_ns / (turn.record.output_tokens - 1)
+                    self._watch.finished(self._real_s(now_ns), self._real_s(tpot_ns))
                 turn.done.set_result(None)
             case Failed():
                 turn.done.set_exception(HostError(host, f"{turn.record}: {event.reason}"))
 
     def _now_ns(self) -> int:
         return time.monotonic_ns() - self._began_at_ns
+
+    def _real_s(self, emulated_ns: float) -> float:
+        return emulated_ns / 1e9 / self._pace.time_dilation
 
 
 async def _measure_loop_lag(control: ControlPlane) -> None:

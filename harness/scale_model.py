@@ -3,8 +3,10 @@
     emulated bytes = real bytes / bytes_divisor        emulated time = real time x time_dilation
     emulated rate  = real rate / (bytes_divisor x time_dilation)
 
-A Layer Block is a whole number of bytes, so the divisor in force is the one that rounding it leaves.
-On a rack both factors are 1 and the NICs' rates are the hardware's own.
+One emulated layer may stand for several of the model's (``layers_divisor``): a Full Block keeps its
+bytes and a forward pass its time, in fewer and larger steps. A Layer Block is a whole number of bytes,
+so the divisor in force is the one that rounding it leaves. On a rack all three factors are 1 and the
+NICs' rates are the hardware's own.
 """
 
 from __future__ import annotations
@@ -12,24 +14,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.experiment import Experiment, ExperimentError, Figure, HardwareProfile
-from hosts.config import Geometry
-from workloads.models import Model
+from harness.experiment import Experiment, ExperimentError, HardwareProfile
+from hosts.config import EngineConfig, Geometry
+from hosts.protocol import Role
+from workloads.models import Model, kv_bytes_per_token
 
 
 @dataclass(frozen=True, slots=True)
 class ScaleModel:
-    """Everything hosts are told about sizes and speeds, in emulated units unless named real."""
+    """Everything hosts are told about sizes and speeds, in emulated units unless named real.
+
+    ``engines`` says what an engine of each role can do, in real units: agents dilate time themselves.
+    """
 
     bytes_divisor: float
     time_dilation: float
+    layers_divisor: float
     geometry: Geometry
     engines_per_host: int
     storage_nic_bytes_per_s: float
     compute_nic_bytes_per_s: float
     buffer_bytes: int
-    gpu_flops: float
-    decode_step_s: float
+    engines: dict[Role, EngineConfig]
 
     @property
     def rate_divisor(self) -> float:
@@ -41,6 +47,7 @@ class ScaleModel:
         return {
             "bytes_divisor": self.bytes_divisor,
             "time_dilation": self.time_dilation,
+            "layers_divisor": self.layers_divisor,
             "rate_divisor": self.rate_divisor,
         }
 
@@ -48,40 +55,62 @@ class ScaleModel:
 def scale(experiment: Experiment, profile: HardwareProfile, model: Model, block_tokens: int) -> ScaleModel:
     """Resolve an experiment's figures; raises ExperimentError for a scale that leaves nothing to move.
 
-    ``gpu_flops`` and ``decode_step_s`` stay real: the agents dilate time themselves. A host's compute
-    NICs, one an engine, are emulated as one NIC of their total rate.
+    A host's compute NICs, one an engine, are emulated as one NIC of their total rate.
     """
-    real_bytes = model.layer_kv_bytes_per_token * block_tokens
+    layers = -(-model.layers // experiment.scale.layers_divisor)
+    real_bytes = kv_bytes_per_token(model) * block_tokens / layers
     scaled = round(real_bytes / experiment.scale.bytes_divisor)
     if scaled < 1:
         raise ExperimentError(
             f"scale.bytes_divisor: found {experiment.scale.bytes_divisor:g}, but a Layer Block of "
-            f"{model.name} has {real_bytes} bytes; expected at most {real_bytes}"
+            f"{model.name} has {real_bytes:.0f} bytes; expected at most {real_bytes:.0f}"
         )
     divisor, dilation = real_bytes / scaled, experiment.scale.time_dilation
-    engines = experiment.cluster.engines_per_host or int(profile.engines_per_host.value)
-    buffer_gb = experiment.cluster.host_buffer_gb or profile.host_buffer.value
+    engines = int(profile.engines_per_host.value)
     return ScaleModel(
         bytes_divisor=divisor,
         time_dilation=dilation,
-        geometry=Geometry(model.layers, block_tokens, scaled),
+        layers_divisor=model.layers / layers,
+        geometry=Geometry(layers, block_tokens, scaled),
         engines_per_host=engines,
         storage_nic_bytes_per_s=profile.storage_nic.value * 1e9 / 8 / (divisor * dilation),
         compute_nic_bytes_per_s=engines * profile.compute_nic.value * 1e9 / 8 / (divisor * dilation),
-        buffer_bytes=int(buffer_gb * 1e9 / divisor),
-        gpu_flops=profile.gpu_peak.value * 1e12 * profile.gpu_efficiency.value,
-        decode_step_s=profile.decode_step.value / 1e3,
+        buffer_bytes=int(profile.host_buffer.value * 1e9 / divisor),
+        engines={
+            "prefill": _engine(experiment, profile, model, experiment.cluster.prefill_hosts * engines),
+            "decode": _engine(experiment, profile, model, experiment.cluster.decode_hosts * engines),
+        },
     )
 
 
-def figures_in_force(experiment: Experiment, profile: HardwareProfile) -> dict[str, dict[str, Any]]:
+def _engine(
+    experiment: Experiment, profile: HardwareProfile, model: Model, engines_of_role: int
+) -> EngineConfig:
+    """What one engine can do and hold. All engines of a role share the weights of a model with experts;
+    of any other model each has all of them."""
+    weight_bytes = model.weight_bytes / (engines_of_role if model.expert_parallel else 1)
+    usable_bytes = profile.gpu_memory.value * profile.gpu_memory_share.value * 1e9
+    if weight_bytes >= usable_bytes:
+        memory, share = profile.gpu_memory.value, profile.gpu_memory_share.value
+        more_hosts = "use more hosts or " if model.expert_parallel else ""
+        raise ExperimentError(
+            f"profile figure gpu_memory: found {memory:g} GB x {share:g}, but an engine holds "
+            f"{weight_bytes / 1e9:.1f} GB of {model.name}'s weights; expected more than "
+            f"{weight_bytes / 1e9 / share:.0f} GB: {more_hosts}set cluster.replace.gpu_memory"
+        )
+    return EngineConfig(
+        model=model.name,
+        gpu_flops=profile.gpu_peak.value * 1e12 * profile.gpu_efficiency.value,
+        hbm_bytes_per_s=profile.hbm_bandwidth.value * 1e9,
+        copy_bytes_per_s=profile.compute_nic.value * 1e9 / 8,
+        weight_bytes=weight_bytes,
+        kv_hbm_bytes=usable_bytes - weight_bytes,
+        decode_overhead_s=profile.decode_overhead.value / 1e3,
+        compute_quota_s=experiment.request_scheduler.compute_quota_s,
+        time_dilation=experiment.scale.time_dilation,
+    )
+
+
+def figures_in_force(profile: HardwareProfile) -> dict[str, dict[str, Any]]:
     """Every hardware figure with its unit and source; what the experiment replaced says so."""
-    figures = profile.figures()
-    replaced = {
-        "engines_per_host": experiment.cluster.engines_per_host,
-        "host_buffer": experiment.cluster.host_buffer_gb,
-    }
-    for name, value in replaced.items():
-        if value is not None:
-            figures[name] = Figure(value=value, unit=figures[name].unit, source="experiment file")
-    return {n: {"value": f.value, "unit": f.unit, "source": f.source} for n, f in figures.items()}
+    return {n: {"value": f.value, "unit": f.unit, "source": f.source} for n, f in profile.figures().items()}

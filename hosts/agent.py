@@ -32,10 +32,12 @@ from hosts.protocol import (
     PROTOCOL_VERSION,
     BeginRepetition,
     Ceiling,
+    DecodePartRead,
     Done,
     EndRepetition,
     Envelope,
     Failed,
+    Fetch,
     Hello,
     HostConfig,
     MeasureCeiling,
@@ -83,6 +85,7 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._resources = AsyncExitStack()
         self._opened: Host | None = None
+        self._fetching: asyncio.Task[None] | None = None
 
     async def run(self, control_address: str) -> None:
         """Attach, serve until Shutdown or the end of the stream, free everything."""
@@ -120,10 +123,11 @@ class Agent:
                 self._start(self._answer(envelope))
         _log.info("control stream ended")
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _answer(self, envelope: Envelope) -> None:
         try:
@@ -149,7 +153,7 @@ class Agent:
             case MeasureCeiling():
                 return await self._measure_ceiling(command)
             case BeginRepetition():
-                self._begin_repetition()
+                self._begin_repetition(command)
             case EndRepetition():
                 return await self._end_repetition()
             case Ping() | Shutdown():
@@ -163,7 +167,9 @@ class Agent:
         self._telemetry = Telemetry(config.nics, host.storage, config.telemetry_interval_s)
         self._resources.push_async_callback(self._telemetry.close)
         self._prefill = PrefillService(host, on_read_done=lambda turn_id: self._report(ReadDone(turn_id)))
+        self._resources.push_async_callback(self._prefill.close)
         self._decode = DecodeService(host, self._report)
+        self._resources.push_async_callback(self._decode.close)
         host.transport.on_notification(self._in_band)
         return Ready(host.transport.address)
 
@@ -178,11 +184,13 @@ class Agent:
             await self._report(Failed(self._name, _reason(error), order.turn_id))
 
     def _in_band(self, payload: bytes) -> None:
-        message = decode_in_band(payload)
-        if isinstance(message, PrefillRequest):
-            self._start(self._serve_prefill(message))
-        else:
-            self._decode.on_prefill(message)
+        match message := decode_in_band(payload):
+            case PrefillRequest():
+                self._start(self._serve_prefill(message))
+            case DecodePartRead():
+                self._prefill.on_decode_part_read(message)
+            case _:
+                self._decode.on_prefill(message)
 
     async def _serve_prefill(self, request: PrefillRequest) -> None:
         try:
@@ -233,14 +241,25 @@ class Agent:
                 group.create_task(reader(first))
         return Ceiling(rate.result())
 
-    def _begin_repetition(self) -> None:
+    def _begin_repetition(self, command: BeginRepetition) -> None:
         host = self._host
-        host.began_at_ns = time.monotonic_ns()
+        host.began_at_ns, host.layerwise = time.monotonic_ns(), command.layerwise
         self._cpu_before_s = time.process_time()
         self._read_before, self._written_before = host.storage.bytes_read, host.storage.bytes_written
+        self._prefill.passes.clear()
         self._telemetry.begin(host.began_at_ns)
+        if host.config.role != "storage":
+            self._fetching = self._start(self._fetch_regularly())
+
+    async def _fetch_regularly(self) -> None:
+        """The group's leader asks for work (paper section 6)."""
+        while True:
+            await self._report(Fetch())
+            await asyncio.sleep(self._host.config.fetch_interval_s)
 
     async def _end_repetition(self) -> RepetitionReport:
+        if self._fetching is not None:
+            await _cancel([self._fetching])
         samples = await self._telemetry.end()
         storage = self._host.storage
         return RepetitionReport(
@@ -249,6 +268,7 @@ class Agent:
             agent_cpu_s=time.process_time() - self._cpu_before_s,
             telemetry_cpu_s=sum(samples.sample_cost_ns) / 1e9,
             samples=samples,
+            forwards=tuple(self._prefill.passes),
         )
 
     @property

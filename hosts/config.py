@@ -47,6 +47,26 @@ class TransportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pace_bytes_per_s: float = 0.0
 
 
+class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one engine (GPU) of the host can do, in real units; ``time_dilation`` stretches what takes time.
+
+    ``gpu_flops`` is its effective rate; ``hbm_bytes_per_s`` bounds what reads weights and KV;
+    ``copy_bytes_per_s`` is host memory to HBM and back, through its compute NIC (paper 5.1).
+    ``weight_bytes`` lie in its HBM, ``kv_hbm_bytes`` are left for KV. ``compute_quota_s`` bounds a
+    forward pass's predicted attention time (6.2).
+    """
+
+    model: str
+    gpu_flops: float
+    hbm_bytes_per_s: float
+    copy_bytes_per_s: float
+    weight_bytes: float
+    kv_hbm_bytes: float
+    decode_overhead_s: float
+    compute_quota_s: float
+    time_dilation: float
+
+
 class NicConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An interface to sample and the network it is on."""
 

@@ -12,14 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hosts.buffers import BufferArena
-from hosts.compute import TimedCompute
 from hosts.content import mismatched
 from hosts.protocol import HostConfig, Transfer, TransferKind
 from hosts.storage import Storage, open_storage
 from hosts.storage.reader import ReadQueue
 from hosts.transport import Connection, Region, Transport, open_transport
 from workloads.layout import Span
-from workloads.models import find_model
 
 _ALIGNMENT_BYTES = 4096
 _LOGGED_BLOCKS = 8
@@ -31,7 +29,8 @@ class Host:
     """Buffers, storage, transport and clock shared by everything an agent does.
 
     ``arena`` is the host-DRAM buffer of the paper (PE or DE buffer, 4.1), registered with the
-    transport as ``region``. ``began_at_ns`` is the zero of this repetition on this host's clock.
+    transport as ``region``. ``began_at_ns`` is the zero of this repetition on this host's clock,
+    ``layerwise`` whether its prefill holds one layer's KV at a time.
     """
 
     config: HostConfig
@@ -40,9 +39,9 @@ class Host:
     storage: Storage
     reads: ReadQueue
     transport: Transport
-    compute: TimedCompute
     peers: dict[str, str] = field(default_factory=dict)
     began_at_ns: int = 0
+    layerwise: bool = True
 
     async def peer(self, host: str) -> Connection:
         """The connection to another host's agent."""
@@ -110,10 +109,4 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
         stack.push_async_callback(transport.close)
         arena = BufferArena(config.buffer_bytes, _ALIGNMENT_BYTES)
         region = transport.register(arena.view)
-        compute = TimedCompute(
-            model=find_model(config.model),
-            gpu_flops=config.gpu_flops,
-            decode_step_s=config.decode_step_s,
-            time_dilation=config.time_dilation,
-        )
-        yield Host(config, arena, region, storage, reads, transport, compute)
+        yield Host(config, arena, region, storage, reads, transport)

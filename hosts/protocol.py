@@ -1,8 +1,8 @@
 """Messages between the control node and its agents, and in band between agents.
 
 Sizes are in the units the hosts move (already scaled); durations are nanoseconds on the sending
-host's monotonic clock, never comparable across hosts. A turn costs four small control messages:
-one order and three reports (read done, first token, turn done).
+host's monotonic clock, never comparable across hosts. A turn costs four small control messages
+(an order; read done, first token, turn done), or five where both hosts read.
 
 Wire: one gRPC bidirectional stream an agent; each frame is a MessagePack ``Envelope``. A command
 (id > 0) is answered by exactly one envelope of the same id; an event carries id 0.
@@ -14,16 +14,15 @@ from typing import Literal
 
 import msgspec
 
-from hosts.config import Geometry, Network, NicConfig, StorageConfig, TransportConfig
+from hosts.config import EngineConfig, Geometry, Network, NicConfig, StorageConfig, TransportConfig
 from hosts.transport.base import RemoteRegion
 from workloads.layout import BlockRange, Span
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 ATTACH_METHOD = "/dualpath.Control/Attach"
 
 Role = Literal["prefill", "decode", "storage"]
-ReadPath = Literal["prefill", "decode", "none"]
 TransferKind = Literal["storage_read", "storage_write", "layer_read", "layer_write"]
 
 
@@ -43,7 +42,8 @@ class Hello(_Message, frozen=True):
 
 
 class HostConfig(_Message, frozen=True):
-    """Control node -> agent, once. ``gpu_flops`` is the effective rate of one engine, undilated."""
+    """Control node -> agent, once. The host's engines are one group, whose leader is the agent: it asks
+    for work every ``fetch_interval_s`` (paper section 6)."""
 
     host: str
     role: Role
@@ -53,10 +53,8 @@ class HostConfig(_Message, frozen=True):
     storage: StorageConfig
     transport: TransportConfig
     nics: tuple[NicConfig, ...]
-    model: str
-    gpu_flops: float
-    decode_step_s: float
-    time_dilation: float
+    engine: EngineConfig
+    fetch_interval_s: float
     content_seed: int
     verify_every: int
     telemetry_interval_s: float
@@ -134,11 +132,20 @@ class Ceiling(_Message, frozen=True):
 
 
 class BeginRepetition(_Message, frozen=True):
-    """Start the repetition's clock, counters and telemetry."""
+    """Start the repetition's clock, counters and telemetry, and ask for work from now on.
+
+    ``layerwise``: prefill holds one layer's KV in HBM at a time (paper 4.1), or, if not, all of it.
+    """
+
+    layerwise: bool
+
+
+class Fetch(_Message, frozen=True):
+    """Agent -> control node, regularly: the leader asks for work for its group (paper section 6)."""
 
 
 class EndRepetition(_Message, frozen=True):
-    """Stop telemetry and answer with `RepetitionReport`."""
+    """Stop telemetry and asking for work; answered by `RepetitionReport`."""
 
 
 class NicSamples(msgspec.Struct, frozen=True):
@@ -168,14 +175,33 @@ class HostSamples(msgspec.Struct, frozen=True):
     nics: list[NicSamples]
 
 
+class EngineBatch(msgspec.Struct, frozen=True, array_like=True):
+    """One engine's part of a forward pass; ``attention_ns`` is predicted (emulated time)."""
+
+    engine: int
+    attention_ns: int
+    requests: int
+    new_tokens: int
+    cached_tokens: int
+
+
+class ForwardPass(msgspec.Struct, frozen=True, array_like=True):
+    """One forward pass of the engines that run in step; an engine without work is there, too."""
+
+    begin_at_ns: int
+    end_at_ns: int
+    batches: tuple[EngineBatch, ...]
+
+
 class RepetitionReport(_Message, frozen=True):
-    """Counted where bytes arrived, independent of what the turns claim."""
+    """Bytes are counted where they arrived, independent of what the turns claim."""
 
     storage_read_bytes: int
     storage_written_bytes: int
     agent_cpu_s: float
     telemetry_cpu_s: float
     samples: HostSamples
+    forwards: tuple[ForwardPass, ...]
 
 
 # --- a turn ----------------------------------------------------------------------------------
@@ -184,34 +210,54 @@ class RepetitionReport(_Message, frozen=True):
 class TurnOrder(_Message, frozen=True):
     """Control node -> decode host: serve one turn.
 
-    ``reads`` concatenate to the hit prefix ``hit_blocks``; ``new_blocks`` are the missed full prompt
-    blocks, persisted as ``prompt_key``; ``generated`` become full while decoding, one object each.
-    A partially filled last block (``tail_tokens`` > 0) moves but is never persisted.
+    The hit prefix ``hit_blocks`` is what ``decode_reads`` (by the decode host) and then
+    ``prefill_reads`` (by the prefill host) concatenate to. ``new_blocks`` are the missed full prompt
+    blocks; those at the positions ``persisted`` among them are stored as ``prompt_key``. ``generated``
+    become full while decoding, one object each; one without a key is not stored. A partially filled
+    last block (``tail_tokens`` > 0) moves but is never persisted. Unless ``moves``, no KV is read,
+    moved or persisted.
     """
 
     turn_id: int
-    path: ReadPath
+    moves: bool
     prefill_host: str
     prefill_engine: int
     decode_engine: int
     hit_blocks: tuple[BlockRange, ...]
-    reads: tuple[Span, ...]
+    decode_reads: tuple[Span, ...]
+    prefill_reads: tuple[Span, ...]
     new_blocks: tuple[BlockRange, ...]
     prompt_key: str
+    persisted: tuple[BlockRange, ...]
     generated: tuple[StoredObject, ...]
     hit_tokens: int
     new_tokens: int
     tail_tokens: int
     output_tokens: int
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Cached and missed tokens."""
+        return self.hit_tokens + self.new_tokens
+
 
 class PrefillRequest(_Message, frozen=True):
-    """Decode host -> prefill host, in band: the prompt's KV goes to ``target`` at ``target_offset``."""
+    """Decode host -> prefill host, in band: the prompt's KV goes to ``target`` at ``target_offset``.
+
+    ``decode_part_read``: what the decode host reads is there; if not, `DecodePartRead` follows.
+    """
 
     order: TurnOrder
     decode_host: str
+    decode_part_read: bool
     target: RemoteRegion | None
     target_offset: int
+
+
+class DecodePartRead(_Message, frozen=True):
+    """Decode host -> prefill host, in band: the decode host's part of a split read is in its buffer."""
+
+    turn_id: int
 
 
 class Transfer(msgspec.Struct, frozen=True, array_like=True):
@@ -232,9 +278,11 @@ class PrefillDone(_Message, frozen=True):
     turn_id: int
     allocate_ns: int
     read_ns: int
+    hbm_wait_ns: int
     engine_wait_ns: int
     compute_ns: int
     transfer_ns: int
+    chunks: int
     verified_blocks: int
     mismatched_blocks: int
     transfers: tuple[Transfer, ...]
@@ -248,7 +296,7 @@ class PrefillFailed(_Message, frozen=True):
 
 
 class ReadDone(_Message, frozen=True):
-    """The hit KV of a turn is in the buffer of the host that read it."""
+    """The sender's part of a turn's hit KV is in its buffer."""
 
     turn_id: int
 
@@ -265,9 +313,13 @@ class TurnDone(_Message, frozen=True):
     turn_id: int
     allocate_ns: int
     read_ns: int
+    hbm_wait_ns: int
     engine_wait_ns: int
     compute_ns: int
     transfer_ns: int
+    chunks: int
+    hbm_load_ns: int
+    second_token_ns: int
     decode_ns: int
     persist_ns: int
     persisted_bytes: int
@@ -290,6 +342,7 @@ Message = (
     | MeasureCeiling
     | Ceiling
     | BeginRepetition
+    | Fetch
     | EndRepetition
     | RepetitionReport
     | TurnOrder
@@ -297,7 +350,7 @@ Message = (
     | FirstToken
     | TurnDone
 )
-InBand = PrefillRequest | PrefillDone | PrefillFailed
+InBand = PrefillRequest | DecodePartRead | PrefillDone | PrefillFailed
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from reports.html import write_html
 from reports.markdown import write_markdown
-from reports.stored_run import ReportError, StoredRun
+from reports.metadata import ReportError
+from reports.stored_run import StoredRun
 from reports.summary import Summary, analyse, write_summary
 
 __all__ = ["ReportError", "StoredRun", "Summary", "analyse", "render"]

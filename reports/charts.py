@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from reports.metrics import BREAKDOWN
+from reports.latency_charts import breakdown_chart, online_chart, ttft_chart
 from reports.plot_style import (
     INK,
-    POINTS,
     Chart,
     bucket_length_s,
     colour_of,
@@ -19,18 +18,8 @@ from reports.plot_style import (
     translucent,
 )
 from reports.snic_chart import snic_chart
-from reports.stored_run import StoredRun, of_complete, of_repetition
+from reports.stored_run import StoredRun, of_repetition
 from reports.summary import Summary
-
-PART_COLOURS = {
-    "schedule": "#9aa5b1",
-    "allocation": "#cdb57c",
-    "read": "#c8553d",
-    "engine_wait": "#e3b23c",
-    "compute": "#2e7d6b",
-    "transfer": "#3f7cbf",
-    "control": "#6b5b95",
-}
 
 
 def charts(run: StoredRun, summary: Summary) -> list[Chart]:
@@ -40,11 +29,12 @@ def charts(run: StoredRun, summary: Summary) -> list[Chart]:
         for name in summary.policies
         if (repetition := shown_repetition(run, name)) is not None
     }
+    # What an online run mixes, points of different load, has no one JCT and no one distribution.
+    latencies = [online_chart(summary)] if summary.online else [_jct_chart(summary), ttft_chart(run, summary)]
     drawn = [
         snic_chart(run, summary, shown),
-        _jct_chart(summary),
-        _breakdown_chart(summary),
-        _ttft_chart(run, summary),
+        *latencies,
+        breakdown_chart(summary),
         _turns_chart(run, summary, shown),
         _cpu_chart(run, summary, shown),
     ]
@@ -87,65 +77,6 @@ def _jct_chart(summary: Summary) -> Chart | None:
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title_text="job completion time, emulated seconds", rangemode="tozero")
     return Chart("jct", "Job completion time", "Bar: mean. Dots: the repetitions.", figure)
-
-
-def _breakdown_chart(summary: Summary) -> Chart | None:
-    policies = [name for name, metrics in summary.policies.items() if metrics.ttft_breakdown_s]
-    if not policies:
-        return None
-    figure = go.Figure()
-    for part in BREAKDOWN:
-        values = [summary.policies[name].ttft_breakdown_s[part] for name in policies]
-        figure.add_trace(
-            go.Bar(
-                y=policies,
-                x=[max(value, 0.0) for value in values],
-                name=part.replace("_", " "),
-                orientation="h",
-                marker_color=PART_COLOURS[part],
-                width=0.62,
-                hovertemplate="%{x:.4f} s<extra>" + part.replace("_", " ") + "</extra>",
-            )
-        )
-    styled(figure, 120 + 52 * len(policies), barmode="stack")
-    figure.update_layout(margin={"l": 110}, legend={"traceorder": "normal"})
-    figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(title_text="mean time to first token, emulated seconds")
-    return Chart(
-        "breakdown",
-        "Where the time to first token goes",
-        "Mean over all turns. Read is the hit KV from storage, its queue included; transfer is what "
-        "compute did not hide.",
-        figure,
-    )
-
-
-def _ttft_chart(run: StoredRun, summary: Summary) -> Chart | None:
-    figure = go.Figure()
-    for name in summary.policies:
-        turns = of_complete(run, run.turns, name)
-        ttft_s = np.sort(
-            (turns["first_token_at_ns"] - turns["arrived_at_ns"]).to_numpy(dtype=np.float64) / 1e9
-        )
-        if not ttft_s.size:
-            continue
-        shares = np.linspace(0, 1, min(ttft_s.size, POINTS))
-        figure.add_trace(
-            go.Scatter(
-                x=np.round(np.quantile(ttft_s, shares), 4),
-                y=np.round(shares * 100, 2),
-                mode="lines",
-                name=name,
-                line={"color": colour_of(summary, name), "width": 2},
-                hovertemplate="%{y:.0f} % of turns within %{x:.3f} s<extra>" + name + "</extra>",
-            )
-        )
-    if not figure.data:
-        return None
-    styled(figure, 300)
-    figure.update_xaxes(title_text="time to first token, emulated seconds", rangemode="tozero")
-    figure.update_yaxes(title_text="turns, %", range=[0, 101])
-    return Chart("ttft", "Distribution of the time to first token", "Further left is better.", figure)
 
 
 def _turns_chart(run: StoredRun, summary: Summary, shown: dict[str, int]) -> Chart | None:

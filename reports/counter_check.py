@@ -19,7 +19,8 @@ import pandas as pd
 
 from reports import nic_series
 from reports.busy_window import BUSY_SHARE, bytes_within
-from reports.stored_run import Repetition, StoredRun, of_repetition
+from reports.metadata import Repetition
+from reports.stored_run import StoredRun, of_repetition
 
 FRAME_BYTES = 1514
 SEGMENT_BYTES = 1448

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from reports.balance import BODY, START, WINDOW_REAL_S
+from reports.bottleneck import SATURATED, WAITED
 from reports.statistics import CONFIDENCE, METHOD, RESOLUTION
 
 
@@ -33,8 +35,26 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "ttft_s",
         "s, a turn",
-        "Time to first token: from the turn's arrival to its first token, on the control node's clock; "
-        "turns of all complete repetitions together. A percentile p is given from 100 / (100 - p) turns on.",
+        "first_token_at_ns - arrived_at_ns: time to first token, on the control node's clock; turns of all "
+        "complete repetitions together. A percentile p is given from 100 / (100 - p) turns on.",
+    ),
+    Definition(
+        "ttst_s",
+        "s, a turn",
+        "second_token_ns: from first to second token on the decode host, loading the prompt's KV into its "
+        "HBM included; turns of at least two output tokens.",
+    ),
+    Definition(
+        "tpot_s",
+        "s a token, a turn",
+        "decode_ns / (output_tokens - 1): from first to last token on the decode host; turns of at least two "
+        "output tokens.",
+    ),
+    Definition(
+        "ttft_parts_s",
+        "s, mean",
+        "The paper's parts of TTFT: scheduling = schedule; allocation; kv_read = read; prefill = "
+        "engine_wait + hbm_wait + compute + transfer. control stays apart.",
     ),
     Definition(
         "ttft_breakdown_s.schedule", "s, mean", "From a turn's arrival until it is dispatched to its hosts."
@@ -43,9 +63,15 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "ttft_breakdown_s.read",
         "s, mean",
-        "Reading the hit KV from storage into a buffer, the wait in the host's read queue included.",
+        "Reading the hit KV from storage into a buffer, the wait in the host's read queue included; of a "
+        "read that both hosts share, the longer part.",
     ),
     Definition("ttft_breakdown_s.engine_wait", "s, mean", "Waiting for the prefill engine to be free."),
+    Definition(
+        "ttft_breakdown_s.hbm_wait",
+        "s, mean",
+        "Waiting for space in the prefill engine's HBM; only without layerwise prefill.",
+    ),
     Definition("ttft_breakdown_s.compute", "s, mean", "Prefill compute (timed or real kernels)."),
     Definition(
         "ttft_breakdown_s.transfer",
@@ -58,9 +84,9 @@ DEFINITIONS: tuple[Definition, ...] = (
         "ttft_s minus all other parts: control messages and whatever no host timed.",
     ),
     Definition(
-        "session_completion_s",
-        "s, a session",
-        "From the arrival of a session's first turn to the end of its last.",
+        "agent_jct_s",
+        "s, an agent",
+        "end of its last turn - arrival of its first: session completion, an agent replays one session.",
     ),
     Definition(
         "bytes_read",
@@ -111,8 +137,50 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "prefill_engine_busy",
         "ratio",
-        "Sum of prefill compute over all turns / (prefill engines x sum of jct_s).",
+        "sum of (end_at_ns - begin_at_ns) over forwards.parquet / (prefill engines x sum of jct_s): an "
+        "engine is busy while it takes part in a forward pass.",
     ),
+    Definition(
+        "balance.storage_nic",
+        "ratio",
+        "mean over windows of (max / mean over hosts of bytes that the storage NIC's counter received in "
+        f"the window), windows of {WINDOW_REAL_S:g} real s from the first read until {BODY * 100:.0f} % of "
+        "the read bytes have arrived; a value a repetition, mean with its t interval. all: every serving "
+        "host; prefill, decode: hosts of one role, where both read.",
+    ),
+    Definition(
+        "balance.attention",
+        "ratio",
+        "mean over forward passes of (max / mean over the pass's engines of attention_ns, 0 without work), "
+        f"passes that begin before {BODY * 100:.0f} % of the turns are done; job: all of them, start: those "
+        f"that begin in the first {START * 100:.0f} % of jct_s. Engines that run no pass together have no "
+        "ratio.",
+    ),
+    Definition(
+        "ablation.agent_jct_s",
+        "s",
+        "mean agent_jct_s of a repetition, its mean over repetitions with Student's t interval.",
+    ),
+    Definition(
+        "ablation.reduction",
+        "ratio",
+        "1 - (geometric mean of the variant's mean agent_jct_s / that of the first variant); interval as for "
+        "speedup.",
+    ),
+    Definition(
+        "bound",
+        "ratio",
+        "max of: busy_utilization of prefill and of decode storage NICs (mean over hosts), "
+        "prefill_engine_busy; allocation / TTFT, hbm_wait / TTFT. A busy resource is saturated from "
+        f"{SATURATED * 100:.0f} % on, waiting bounds from {WAITED * 100:.0f} % of TTFT on; what is "
+        "saturated goes first, what is busy before what is waited for.",
+    ),
+    Definition(
+        "online.max_agents_per_s",
+        "1/s, real",
+        "Highest arrival rate whose point was steady within the SLO.",
+    ),
+    Definition("online.ratio", "ratio", "max_agents_per_s of the contender / of the baseline."),
     Definition(
         "real units",
         "",

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from reports.atomic_file import write_atomically
+from reports.circumstance_tables import circumstance_tables
+from reports.detail_tables import detail_tables
+from reports.result_tables import result_tables
 from reports.stored_run import StoredRun
 from reports.summary import Summary
-from reports.tables import Table, circumstance_tables, detail_tables, result_tables
+from reports.table import Table
 
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\|*_`<>[]"} | {"\n": " "})
 

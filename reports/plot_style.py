@@ -11,7 +11,7 @@ from reports.stored_run import StoredRun, of_repetition
 from reports.summary import Summary
 
 INK, FAINT, CEILING = "#1c2733", "#e6eaee", "#b3261e"
-POLICY_COLOURS = ("#b06a00", "#0b63b0", "#1b7f5c", "#7a4fa3")
+POLICY_COLOURS = ("#b06a00", "#0b63b0", "#1b7f5c", "#7a4fa3", "#5b6875", "#c2477f")
 """Baseline, contender, others: distinct to colour-blind readers too (after Okabe and Ito)."""
 
 POINTS = 300
@@ -27,12 +27,24 @@ class Chart(NamedTuple):
 
 
 def shown_repetition(run: StoredRun, policy: str) -> int | None:
-    """The repetition that pictures show: of median JCT if any is complete, else the last with samples."""
-    complete = sorted(run.complete(policy), key=lambda r: (r.jct_s or 0.0, r.repetition))
+    """The repetition that pictures show: offline of median JCT, online of the highest arrival rate.
+
+    If none is complete, the last with samples.
+    """
+    complete = sorted(
+        run.complete(policy), key=lambda r: (r.agents_per_s or 0.0, r.jct_s or 0.0, r.repetition)
+    )
     if complete:
-        return complete[(len(complete) - 1) // 2].repetition
+        return complete[-1 if run.metadata.online is not None else (len(complete) - 1) // 2].repetition
     sampled = run.nic_samples.loc[run.nic_samples["policy"] == policy, "repetition"]
     return int(sampled.max()) if len(sampled) else None
+
+
+def shown_in_words(run: StoredRun, shown: dict[str, int]) -> str:
+    """Which repetitions a picture shows, a sentence."""
+    which = "Highest arrival rate" if run.metadata.online is not None else "Repetition of median JCT"
+    repetitions = ", ".join(f"{policy}: repetition {number}" for policy, number in shown.items())
+    return f"{which} ({repetitions})."
 
 
 def colour_of(summary: Summary, policy: str) -> str:

@@ -7,9 +7,19 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from reports.busy_window import busy_window
+from reports.metadata import Host
 from reports.nic_series import throughput
-from reports.plot_style import CEILING, Chart, bucket_length_s, colour_of, shown_end_s, styled, translucent
-from reports.stored_run import Host, StoredRun, of_repetition
+from reports.plot_style import (
+    CEILING,
+    Chart,
+    bucket_length_s,
+    colour_of,
+    shown_end_s,
+    shown_in_words,
+    styled,
+    translucent,
+)
+from reports.stored_run import StoredRun, of_repetition
 from reports.summary import Summary
 from reports.units import percent
 
@@ -41,14 +51,13 @@ def snic_chart(run: StoredRun, summary: Summary, shown: dict[str, int]) -> Chart
     figure.update_yaxes(range=[0, top * 1.16], nticks=4)
     figure.update_xaxes(range=[0, max(ends_s)])
     figure.update_xaxes(title_text="emulated seconds since the start", row=len(hosts))
-    repetitions = ", ".join(f"{policy}: repetition {number}" for policy, number in shown.items())
     return Chart(
         "snic",
         "What every storage NIC received over time",
         "Mbit/s on the interface (emulated, measured by its counters), one row a host, the same axes "
         "everywhere. Dashed: the ceiling measured on that path just before (payload). Grey: the busy "
-        "window. The figure in each panel is the utilization in that window. Repetition of median JCT "
-        f"({repetitions}).",
+        "window. The figure in each panel is the utilization in that window, over all repetitions. "
+        + shown_in_words(run, shown),
         figure,
     )
 

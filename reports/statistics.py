@@ -27,12 +27,12 @@ difference.
 """
 
 
-class Speedup(msgspec.Struct, frozen=True):
-    """How many times sooner the contender is done; bounds are absent below two repetitions a policy."""
+class Estimate(msgspec.Struct, frozen=True):
+    """A figure with its two-sided interval; the bounds are absent below two repetitions."""
 
     value: float
-    ci_low: float | None
-    ci_high: float | None
+    ci_low: float | None = None
+    ci_high: float | None = None
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -40,7 +40,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
     baseline: str
     contender: str
-    speedup: Speedup | None
+    speedup: Estimate | None
     significant: bool
     confidence: float
     method: str
@@ -52,7 +52,7 @@ METHOD = "ratio of geometric mean JCTs, Welch t interval on log(JCT)"
 
 def speedup(
     baseline_s: Sequence[float], contender_s: Sequence[float], confidence: float = CONFIDENCE
-) -> Speedup:
+) -> Estimate:
     """Geometric mean JCT of the baseline over the contender's, with a two-sided Welch interval.
 
     Takes positive job completion times in any one unit, at least one of each. Welch (1947),
@@ -65,7 +65,7 @@ def speedup(
     base, cont = np.log(np.asarray(baseline_s, float)), np.log(np.asarray(contender_s, float))
     difference = float(base.mean() - cont.mean())
     if min(base.size, cont.size) < 2:
-        return Speedup(value=math.exp(difference), ci_low=None, ci_high=None)
+        return Estimate(math.exp(difference))
     base_error, cont_error = base.var(ddof=1) / base.size, cont.var(ddof=1) / cont.size
     variance = float(base_error + cont_error)
     half_width = 0.0
@@ -74,7 +74,7 @@ def speedup(
         share = base_error / variance
         freedom = 1 / (share**2 / (base.size - 1) + (1 - share) ** 2 / (cont.size - 1))
         half_width = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance)
-    return Speedup(
+    return Estimate(
         value=math.exp(difference),
         ci_low=math.exp(difference - half_width),
         ci_high=math.exp(difference + half_width),
@@ -98,11 +98,28 @@ def compare(
     )
 
 
+def mean(samples: Sequence[float], confidence: float = CONFIDENCE) -> Estimate | None:
+    """Arithmetic mean of one value a repetition, with Student's t interval; None without a value."""
+    if not samples:
+        return None
+    value = float(np.mean(samples))
+    if len(samples) < 2:
+        return Estimate(value)
+    error = float(np.std(samples, ddof=1)) / math.sqrt(len(samples))
+    half_width = float(stats.t.ppf((1 + confidence) / 2, len(samples) - 1)) * error
+    return Estimate(value, value - half_width, value + half_width)
+
+
 def percentiles(samples: Sequence[float], wanted: Sequence[int] = (50, 90, 99)) -> dict[str, float | None]:
     """``{"p50": ...}`` in the samples' unit; None below ``100 / (100 - p)`` samples."""
     return {
         f"p{p}": float(np.percentile(samples, p)) if len(samples) * (100 - p) >= 100 else None for p in wanted
     }
+
+
+def distribution(samples: Sequence[float]) -> dict[str, float | None]:
+    """``{"p50": ..., "p90": ..., "p99": ..., "mean": ...}`` as far as the sample goes."""
+    return percentiles(samples) | {"mean": float(np.mean(samples)) if len(samples) else None}
 
 
 def coefficient_of_variation(samples: Sequence[float]) -> float | None:
@@ -112,13 +129,13 @@ def coefficient_of_variation(samples: Sequence[float]) -> float | None:
     return float(np.std(samples, ddof=1) / np.mean(samples))
 
 
-def _clears_resolution(found: Speedup) -> bool:
+def _clears_resolution(found: Estimate) -> bool:
     if found.ci_low is None or found.ci_high is None:
         return False
     return found.ci_low > 1 + RESOLUTION or found.ci_high < 1 / (1 + RESOLUTION)
 
 
-def _in_words(baseline: str, contender: str, found: Speedup | None, significant: bool) -> str:
+def _in_words(baseline: str, contender: str, found: Estimate | None, significant: bool) -> str:
     if found is None:
         return f"{contender} against {baseline}: no comparison, a policy has no complete repetition"
     if found.ci_low is None or found.ci_high is None:

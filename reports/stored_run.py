@@ -8,152 +8,17 @@ one host's clock since that host was told that the repetition began.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pandas as pd
 
-FORMAT_VERSION = 1
-"""The newest ``metadata.json`` that is understood. 1: first version."""
+from reports.metadata import Host, Metadata, Repetition, ReportError, read_metadata
 
 ORACLE = "oracle"
 """The policy that by definition loads and transfers nothing (paper, section 7)."""
-
-
-class ReportError(Exception):
-    """A directory that is not a readable run; the text says what, where, found, expected and fix."""
-
-
-class Trace(msgspec.Struct, frozen=True):
-    """The replayed window of the trace; ``hit_rate`` is token-weighted without first turns."""
-
-    sha256: str
-    format: str = ""
-    sessions: int = 0
-    turns: int = 0
-    hit_rate: float | None = None
-    source: str = ""
-    filters: list[str] = []
-
-
-class Expected(msgspec.Struct, frozen=True):
-    """What the trace alone says that one repetition reads and replays."""
-
-    read_bytes_per_repetition: int = 0
-    turns_per_repetition: int = 0
-
-
-class Scale(msgspec.Struct, frozen=True):
-    """emulated = real / bytes_divisor (bytes), real x time_dilation (time), real / rate_divisor (rates)."""
-
-    bytes_divisor: float = 1.0
-    time_dilation: float = 1.0
-    rate_divisor: float = 1.0
-
-
-class Model(msgspec.Struct, frozen=True):
-    """KV geometry: ``layer_block_bytes`` as moved (emulated), ``kv_bytes_per_token`` of the real model."""
-
-    name: str = ""
-    layers: int = 0
-    block_tokens: int = 0
-    layer_block_bytes: int = 0
-    kv_bytes_per_token: float = 0.0
-
-
-class ProfileValue(msgspec.Struct, frozen=True):
-    """One figure of the hardware profile and where it comes from."""
-
-    value: Any
-    unit: str = ""
-    source: str = ""
-
-
-class Host(msgspec.Struct, frozen=True):
-    """One host; the nominal rate is emulated and absent where nothing shapes the NIC."""
-
-    name: str
-    role: str
-    engines: int = 0
-    storage_nic: str | None = None
-    compute_nic: str | None = None
-    storage_nic_nominal_gbit_per_s: float | None = None
-    facts: dict[str, Any] = {}
-
-
-class Emulation(msgspec.Struct, frozen=True):
-    """How the cluster was made, and what that leaves unreal (``labels``)."""
-
-    mode: str = ""
-    storage: str = ""
-    storage_cache: str = ""
-    transport: str = ""
-    labels: list[str] = []
-
-
-class Ceiling(msgspec.Struct, frozen=True):
-    """Payload bytes/s measured on one host's storage path just before the repetitions."""
-
-    storage_read_bytes_per_s: float
-    measured_at: str = ""
-
-
-class Control(msgspec.Struct, frozen=True):
-    """What the control node cost during one repetition, in seconds of its clock."""
-
-    decision_s_total: float = 0.0
-    message_rtt_s_p50: float | None = None
-    message_rtt_s_p99: float | None = None
-    loop_lag_s_p99: float | None = None
-    cpu_s: float = 0.0
-
-
-class Repetition(msgspec.Struct, frozen=True):
-    """One replay of the trace under one policy; bytes are counted by the storage and transport back-ends."""
-
-    repetition: int
-    policy: str
-    jct_s: float | None = None
-    turns: int = 0
-    read_bytes: int = 0
-    written_bytes: int = 0
-    transferred_bytes: int = 0
-    verified_blocks: int = 0
-    mismatched_blocks: int = 0
-    control: Control = Control()
-    telemetry_cpu_s: dict[str, float] = {}
-    complete: bool = False
-
-
-class Metadata(msgspec.Struct, frozen=True):
-    """``metadata.json``."""
-
-    format_version: int
-    run_id: str
-    status: str
-    trace: Trace
-    failure: str | None = None
-    started_at: str = ""
-    dualpath_version: str = ""
-    experiment: dict[str, Any] = {}
-    baseline: str | None = None
-    contender: str | None = None
-    expected: Expected = Expected()
-    scale: Scale = Scale()
-    model: Model = Model()
-    profile: dict[str, ProfileValue] = {}
-    hosts: list[Host] = []
-    emulation: Emulation = Emulation()
-    ceilings: dict[str, Ceiling] = {}
-    repetitions: list[Repetition] = []
-    sla: Any = None
-
-
-class _Version(msgspec.Struct):
-    format_version: int
 
 
 def _columns(**kinds: str) -> dict[str, str]:
@@ -164,12 +29,17 @@ _RUN = _columns(int64="repetition", str="policy")
 TURN_COLUMNS = _RUN | _columns(
     str="session_id prefill_host decode_host path",
     int64="turn turn_id prefill_engine decode_engine input_tokens hit_tokens new_tokens output_tokens "
-    "arrived_at_ns dispatched_at_ns first_token_at_ns done_at_ns allocate_ns read_ns engine_wait_ns "
-    "compute_ns transfer_ns decode_ns persist_ns read_bytes layer_read_bytes layer_write_bytes "
-    "persisted_bytes verified_blocks",
+    "arrived_at_ns dispatched_at_ns first_token_at_ns done_at_ns allocate_ns read_ns hbm_wait_ns "
+    "engine_wait_ns compute_ns transfer_ns chunks hbm_load_ns second_token_ns decode_ns persist_ns "
+    "read_bytes prefill_read_bytes decode_read_bytes layer_read_bytes layer_write_bytes persisted_bytes "
+    "verified_blocks",
 )
 TRANSFER_COLUMNS = _RUN | _columns(
     str="session_id kind host peer network", int64="turn turn_id bytes operations begin_at_ns end_at_ns"
+)
+FORWARD_COLUMNS = _RUN | _columns(
+    str="host",
+    int64="forward begin_at_ns end_at_ns engine attention_ns requests new_tokens cached_tokens",
 )
 NIC_COLUMNS = _RUN | _columns(str="host role nic network", int64="at_ns rx_bytes tx_bytes")
 HOST_COLUMNS = _RUN | _columns(
@@ -179,12 +49,17 @@ HOST_COLUMNS = _RUN | _columns(
 
 @dataclass(frozen=True)
 class StoredRun:
-    """Typed access to one run directory. A row of ``turns`` is a turn, of ``transfers`` a stage of a turn."""
+    """Typed access to one run directory.
+
+    A row of ``turns`` is a turn, of ``transfers`` a stage of a turn, of ``forwards`` one engine's part of a
+    forward pass.
+    """
 
     directory: Path
     metadata: Metadata
     turns: pd.DataFrame
     transfers: pd.DataFrame
+    forwards: pd.DataFrame
     nic_samples: pd.DataFrame
     host_samples: pd.DataFrame
 
@@ -194,9 +69,10 @@ class StoredRun:
         directory = Path(run_dir)
         return cls(
             directory=directory,
-            metadata=_read_metadata(directory),
+            metadata=read_metadata(directory),
             turns=_read_table(directory / "turns.parquet", TURN_COLUMNS),
             transfers=_read_table(directory / "transfers.parquet", TRANSFER_COLUMNS),
+            forwards=_read_table(directory / "forwards.parquet", FORWARD_COLUMNS),
             nic_samples=_read_table(directory / "telemetry" / "nics.parquet", NIC_COLUMNS),
             host_samples=_read_table(directory / "telemetry" / "hosts.parquet", HOST_COLUMNS),
         )
@@ -208,6 +84,11 @@ class StoredRun:
         seen = [repetition.policy for repetition in self.metadata.repetitions]
         partial = [str(policy) for policy in self.turns["policy"].unique()]
         return list(dict.fromkeys(name for name in [*named, *seen, *partial] if name))
+
+    def is_oracle(self, policy: str) -> bool:
+        """Whether a variant reads and transfers nothing, whatever its name is."""
+        variant = self.metadata.variants.get(policy)
+        return variant is not None and variant.policy == ORACLE
 
     def complete(self, policy: str) -> list[Repetition]:
         """The repetitions of ``policy`` that ran to their end: the only ones that enter a metric."""
@@ -225,34 +106,10 @@ def of_repetition(table: pd.DataFrame, repetition: int, policy: str) -> pd.DataF
     return table[(table["repetition"] == repetition) & (table["policy"] == policy)]
 
 
-def of_complete(run: StoredRun, table: pd.DataFrame, policy: str) -> pd.DataFrame:
-    """The rows of all complete repetitions of ``policy``."""
-    numbers = [repetition.repetition for repetition in run.complete(policy)]
+def of_repetitions(table: pd.DataFrame, policy: str, repetitions: Iterable[Repetition]) -> pd.DataFrame:
+    """The rows of several repetitions of ``policy``."""
+    numbers = [repetition.repetition for repetition in repetitions]
     return table[(table["policy"] == policy) & table["repetition"].isin(numbers)]
-
-
-def _read_metadata(directory: Path) -> Metadata:
-    path = directory / "metadata.json"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ReportError(
-            f"{path}: cannot be read ({error.strerror}); expected a run directory as 'dualpath run --out "
-            "DIR' leaves it; check the path"
-        ) from error
-    try:
-        version = msgspec.json.decode(content, type=_Version).format_version
-        if version > FORMAT_VERSION:
-            raise ReportError(
-                f"{path}: found format_version {version}, expected at most {FORMAT_VERSION}; the run was "
-                "made by a newer dualpath: upgrade, or report it with that version"
-            )
-        return msgspec.json.decode(content, type=Metadata)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ReportError(
-            f"{path}: not the metadata of a run ({error}); expected the JSON document that 'dualpath run' "
-            "writes; repeat the run, or restore the file"
-        ) from error
 
 
 def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:

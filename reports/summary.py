@@ -7,15 +7,20 @@ from typing import Any
 
 import msgspec
 
+from reports.ablation import Step, ablation
 from reports.atomic_file import write_atomically
+from reports.balance import Balance, balance
+from reports.bottleneck import bottleneck
+from reports.metadata import Emulation
 from reports.metrics import PolicyMetrics, policy_metrics
+from reports.online import Online, online
 from reports.statistics import Comparison, compare
-from reports.stored_run import Emulation, StoredRun
+from reports.stored_run import StoredRun
 from reports.validity import judge
-from reports.verdict import bottleneck, verdict
+from reports.verdict import NO_PAIR, verdict
 
-FORMAT_VERSION = 1
-"""1: first version."""
+FORMAT_VERSION = 2
+"""1: first version. 2: finding, balance, ablation, online; agent_jct_s was session_completion_s."""
 
 
 class EmulationSummary(Emulation, frozen=True, kw_only=True):
@@ -33,6 +38,7 @@ class Summary(msgspec.Struct, frozen=True):
     status: str
     valid: bool
     verdict: str
+    finding: str
     problems: list[str]
     warnings: list[str]
     trace: dict[str, Any]
@@ -41,29 +47,33 @@ class Summary(msgspec.Struct, frozen=True):
     comparison: Comparison | None
     pairwise: list[Comparison]
     storage_bandwidth_ratio: float | None
+    balance: dict[str, Balance]
+    ablation: list[Step]
+    online: Online | None
     bottlenecks: dict[str, str]
     emulation: EmulationSummary
 
 
 def analyse(run: StoredRun) -> Summary:
-    """Metrics of every policy, then the gates, then the comparison in words."""
+    """Metrics of every policy, then the gates, then what was found, in words."""
     metadata = run.metadata
-    policies = {name: policy_metrics(run, name) for name in run.policies}
+    policies = {name: policy_metrics(run, name, run.complete(name)) for name in run.policies}
     gates = judge(run, policies)
-    pairwise = [
-        compare(first, policies[first].jct_s, second, policies[second].jct_s)
-        for first, second in combinations(policies, 2)
-    ]
+    served = online(run)
+    pairwise = [] if served else _pairwise(policies)
     wanted = (metadata.baseline, metadata.contender)
     comparison = next((pair for pair in pairwise if (pair.baseline, pair.contender) == wanted), None)
-    bounds = {name: bound for name, metrics in policies.items() if (bound := bottleneck(metrics))}
+    finding = served.text if served else comparison.text if comparison else NO_PAIR
+    bounds = _at_highest_load(served) if served else {name: bottleneck(m) for name, m in policies.items()}
+    known_bounds = {name: bound for name, bound in bounds.items() if bound}
     return Summary(
         format_version=FORMAT_VERSION,
         run_id=metadata.run_id,
         experiment=str(metadata.experiment.get("name", "")),
         status=metadata.status,
         valid=not gates.problems,
-        verdict=verdict(comparison, bounds, gates.problems),
+        verdict=verdict(finding, wanted, known_bounds, gates.problems),
+        finding=finding,
         problems=gates.problems,
         warnings=gates.warnings,
         trace=msgspec.to_builtins(metadata.trace),
@@ -72,7 +82,10 @@ def analyse(run: StoredRun) -> Summary:
         comparison=comparison,
         pairwise=pairwise,
         storage_bandwidth_ratio=_storage_bandwidth_ratio(policies, comparison),
-        bottlenecks=bounds,
+        balance={} if served else {name: balance(run, name) for name in policies},
+        ablation=[] if served else ablation(run, policies),
+        online=served,
+        bottlenecks=known_bounds,
         emulation=EmulationSummary(**msgspec.structs.asdict(metadata.emulation), checks=gates.checks),
     )
 
@@ -81,6 +94,18 @@ def write_summary(run: StoredRun, summary: Summary) -> None:
     """Write ``summary.json`` into the run directory, whole or not at all."""
     document = msgspec.json.format(msgspec.json.encode(summary), indent=2)
     write_atomically(run.directory / "summary.json", document + b"\n")
+
+
+def _pairwise(policies: dict[str, PolicyMetrics]) -> list[Comparison]:
+    return [
+        compare(first, policies[first].jct_s, second, policies[second].jct_s)
+        for first, second in combinations(policies, 2)
+    ]
+
+
+def _at_highest_load(served: Online) -> dict[str, str | None]:
+    """What bounded each policy at the highest rate that it was tried at."""
+    return {name: policy.points[-1].bottleneck for name, policy in served.policies.items() if policy.points}
 
 
 def _storage_bandwidth_ratio(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import floor, log10
+
+from reports.statistics import Estimate
+
 ABSENT = "–"
 
 
@@ -36,6 +41,13 @@ def number(value: float | None) -> str:
     return ABSENT if value is None else _digits(value)
 
 
+def interval(estimate: Estimate | None, show: Callable[[float], str]) -> str:
+    """The bounds of an estimate, each as ``show`` writes it."""
+    if estimate is None or estimate.ci_low is None or estimate.ci_high is None:
+        return ABSENT
+    return f"{show(estimate.ci_low)} – {show(estimate.ci_high)}"
+
+
 def _prefixed(value: float | None, step: float, units: tuple[str, ...]) -> str:
     if value is None:
         return ABSENT
@@ -49,5 +61,5 @@ def _digits(value: float) -> str:
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     magnitude = abs(value)
-    decimals = 0 if magnitude >= 1000 else 1 if magnitude >= 100 else 2 if magnitude >= 1 else 3
+    decimals = 0 if magnitude >= 1000 else 1 if magnitude >= 100 else 2 - min(0, floor(log10(magnitude)))
     return f"{value:,.{decimals}f}"

@@ -10,20 +10,24 @@ For turn t of a session, with ``input`` prompt tokens, ``output`` generated toke
 
 ``mean_append``, ``mean_generated`` and ``mean_context`` are means over sessions of each session's mean
 over its turns, as in the paper's trace table (section 7); ``mean_turns`` and ``mean_total`` are means
-over sessions. Hit rates are token-weighted over the turns after a session's first.
+over sessions. ``hit_rate`` is token-weighted over the turns after a session's first, each session hitting
+only itself; ``infinite_cache_hit_rate`` over all turns, with one infinite cache for all sessions.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import msgspec
 import numpy as np
 
-from workloads.prefix import common_prefix_blocks, hit_and_input_tokens
+from workloads.prefix import common_prefix_blocks, hit_and_input_tokens, infinite_cache_hit_rate, reuse
 from workloads.trace import Session, Trace, Turn
 
 _PERCENTILES = (10, 50, 75, 90, 99)
+_REUSE_HEAVY = 0.8
+"""Agentic traces lie above 0.9 (the paper's: 0.987); what is below this is another kind of workload."""
 
 
 class SessionSummary(msgspec.Struct, frozen=True):
@@ -37,15 +41,19 @@ class SessionSummary(msgspec.Struct, frozen=True):
 
 
 class TraceSummary(msgspec.Struct, frozen=True):
-    """A trace's statistics, tokens unless named otherwise. ``gap_percentiles_s`` (p10 ... p99, only those
-    that the number of gaps can resolve) are of the recorded gaps before the turns after a first."""
+    """A trace's statistics, tokens unless named otherwise. ``block_ids`` are "shared" if some block occurs
+    in more than one session. ``gap_percentiles_s`` (p10 ... p99, only those that the number of gaps can
+    resolve) are of the recorded gaps before the turns after a first. ``hint`` is a line for the reader, or
+    None."""
 
     sha256: str
     format: str
     block_tokens: int
+    block_ids: Literal["shared", "of one session each"]
     sessions: int
     turns: int
     hit_rate: float
+    infinite_cache_hit_rate: float
     mean_turns: float
     mean_append: float
     mean_generated: float
@@ -54,6 +62,7 @@ class TraceSummary(msgspec.Struct, frozen=True):
     max_context: int
     gap_percentiles_s: dict[str, float]
     provenance: dict[str, str]
+    hint: str | None
     session_rows: tuple[SessionSummary, ...]
 
 
@@ -62,13 +71,17 @@ def inspect(trace: Trace) -> TraceSummary:
     sessions = trace.sessions
     sums = [hit_and_input_tokens(session, trace.block_tokens) for session in sessions]
     input_tokens = sum(tokens for _, tokens in sums)
+    hit_rate = sum(hit for hit, _ in sums) / input_tokens if input_tokens else 0.0
+    infinite_rate = infinite_cache_hit_rate(trace)
     return TraceSummary(
         sha256=trace.sha256,
         format=trace.format,
         block_tokens=trace.block_tokens,
+        block_ids="shared" if reuse(sessions).shared else "of one session each",
         sessions=len(sessions),
         turns=sum(len(session.turns) for session in sessions),
-        hit_rate=sum(hit for hit, _ in sums) / input_tokens if input_tokens else 0.0,
+        hit_rate=hit_rate,
+        infinite_cache_hit_rate=infinite_rate,
         mean_turns=_mean([len(session.turns) for session in sessions]),
         mean_append=_mean([_mean(append_tokens(s, trace.block_tokens)) for s in sessions]),
         mean_generated=_mean([_mean([turn.output_tokens for turn in s.turns]) for s in sessions]),
@@ -77,6 +90,7 @@ def inspect(trace: Trace) -> TraceSummary:
         max_context=max(turn.input_tokens for session in sessions for turn in session.turns),
         gap_percentiles_s=_gap_percentiles_s(sessions),
         provenance=trace.provenance,
+        hint=_hint(hit_rate, infinite_rate),
         session_rows=tuple(
             _session_summary(session, *hits) for session, hits in zip(sessions, sums, strict=True)
         ),
@@ -106,6 +120,15 @@ def _session_summary(session: Session, hit_tokens: int, input_tokens: int) -> Se
         hit_rate=hit_tokens / input_tokens if input_tokens else None,
         max_context=max(turn.input_tokens for turn in session.turns),
         shrinking_turns=sum(_shrinks(before, turn) for before, turn in pairwise(session.turns)),
+    )
+
+
+def _hint(hit_rate: float, infinite_rate: float) -> str | None:
+    if hit_rate >= _REUSE_HEAVY:
+        return None
+    return (
+        f"sessions hit {hit_rate:.1%} of their later prompts, one infinite cache {infinite_rate:.1%} of all: "
+        "not a reuse-heavy agentic workload, whose sessions hit more than 90%"
     )
 
 

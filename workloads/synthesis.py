@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workloads.formats import canonical
+from workloads.scaling import scaled_tokens
 from workloads.trace import Session, Trace, TraceError, Turn
 
 BLOCK_TOKENS = 64
@@ -35,8 +36,6 @@ _GENERATED_SHARE_SPREAD = 0.3
 """Sessions' shares of generated tokens are uniform within this fraction of the mean."""
 _MIN_TOKENS_PER_TURN = 8
 """Caps a short session's turns, so that the least of its turns still has a token of each kind."""
-_NO_TURN_IS_LONGER_TOKENS = 1 << 40
-"""Bound that keeps sums of scaled tokens within 64 bits; the MAL cuts far below it."""
 
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
@@ -182,8 +181,7 @@ def _split(total: int, parts: int, rng: np.random.Generator) -> _Ints:
 
 
 def _scaled(tokens: _Ints, scale: float) -> _Ints:
-    scaled: _Floats = np.rint(np.minimum(tokens * scale, _NO_TURN_IS_LONGER_TOKENS))
-    return np.maximum(1, scaled.astype(np.int64))
+    return np.array([scaled_tokens(turn, scale) for turn in tokens.tolist()], dtype=np.int64)
 
 
 def _truncated(appended: _Ints, generated: _Ints, max_agent_tokens: int) -> tuple[_Ints, _Ints]:

@@ -2,7 +2,8 @@
 
 Every importer and the synthesizer produce this form, and everything later reads only it.
 A KV block covers ``block_tokens`` tokens; an id names one block's content inside one trace,
-and with it all the content before it, as a chained prefix hash does. Two sessions never share ids.
+and with it all the content before it, as a chained prefix hash does. Sessions share an id where their
+prompts begin alike and the trace says so (global ids); in other traces no two sessions share one.
 """
 
 from __future__ import annotations

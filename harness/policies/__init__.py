@@ -1,25 +1,17 @@
-"""Routing policies: where a turn is prefilled, where decoded, and which side reads its hit KV.
-
-A policy is one pure function of the request and the cluster's load; it does no I/O and reads no clock.
-"""
+"""Routing policies: which engines serve a turn, and which side reads its hit KV; one policy a module."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from harness.policies.decode_only import decode_only
-from harness.policies.dual_path import dual_path
-from harness.policies.load import ClusterLoad, Engine, Placement, Request
-from harness.policies.oracle import oracle
-from harness.policies.prefill_only import prefill_only
-
-Policy = Callable[[Request, ClusterLoad], Placement]
+from harness.policies.decode_only import DECODE_ONLY
+from harness.policies.dual_path import DUAL_PATH
+from harness.policies.oracle import ORACLE
+from harness.policies.prefill_only import PREFILL_ONLY
+from harness.policies.round_robin import ROUND_ROBIN
+from harness.policies.split import SPLIT
+from harness.scheduling import Policy
 
 POLICIES: dict[str, Policy] = {
-    "prefill_only": prefill_only,
-    "dual_path": dual_path,
-    "decode_only": decode_only,
-    "oracle": oracle,
+    policy.name: policy for policy in (PREFILL_ONLY, DUAL_PATH, DECODE_ONLY, ROUND_ROBIN, SPLIT, ORACLE)
 }
 
-__all__ = ["POLICIES", "ClusterLoad", "Engine", "Placement", "Policy", "Request"]
+__all__ = ["POLICIES"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from harness.policies.load import ClusterLoad, Placement, Request
+from harness.scheduling.engines import ScheduledEngines
+from harness.scheduling.policy import Policy, read_on_decode
 
-
-def decode_only(request: Request, load: ClusterLoad) -> Placement:
-    """Least-loaded engines by tokens; hit KV: storage -> decode host -> prefill host, layer by layer."""
-    return Placement(load.least_loaded_prefill(), load.least_loaded_decode(), "decode")
+DECODE_ONLY = Policy("decode_only", ScheduledEngines, read_on_decode)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from harness.policies.load import ClusterLoad, Placement, ReadPath, Request
+from harness.scheduling.engines import ScheduledEngines
+from harness.scheduling.load import Request
+from harness.scheduling.policy import Policy, ReadChoice, Sides, read_on_decode, read_on_prefill
 
 
-def dual_path(request: Request, load: ClusterLoad) -> Placement:
-    """Least-loaded engines by tokens, then the shorter of their two hosts' read queues."""
-    prefill, decode = load.least_loaded_prefill(), load.least_loaded_decode()
-    queue = load.read_queue_tokens
-    path: ReadPath = "prefill" if queue[prefill.host] <= queue[decode.host] else "decode"
-    return Placement(prefill, decode, path)
+def shorter_read_queue(request: Request, sides: Sides) -> ReadChoice:
+    """The side with fewer tokens waiting to be read; the prefill side if they are equal."""
+    shorter = read_on_decode if sides.decode_queue_tokens < sides.prefill_queue_tokens else read_on_prefill
+    return shorter(request, sides)
+
+
+DUAL_PATH = Policy("dual_path", ScheduledEngines, shorter_read_queue)

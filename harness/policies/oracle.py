@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from harness.policies.load import ClusterLoad, Placement, Request
+from harness.scheduling.engines import ScheduledEngines
+from harness.scheduling.policy import Policy, read_nowhere
 
-
-def oracle(request: Request, load: ClusterLoad) -> Placement:
-    """Least-loaded engines by tokens; no path."""
-    return Placement(load.least_loaded_prefill(), load.least_loaded_decode(), "none")
+ORACLE = Policy("oracle", ScheduledEngines, read_nowhere)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from harness.policies.load import ClusterLoad, Placement, Request
+from harness.scheduling.engines import ScheduledEngines
+from harness.scheduling.policy import Policy, read_on_prefill
 
-
-def prefill_only(request: Request, load: ClusterLoad) -> Placement:
-    """Least-loaded engines by tokens; hit KV: storage -> prefill host."""
-    return Placement(load.least_loaded_prefill(), load.least_loaded_decode(), "prefill")
+PREFILL_ONLY = Policy("prefill_only", ScheduledEngines, read_on_prefill)

@@ -1,5 +1,5 @@
 """GPU work: `timed` waits as long as the kernels would take on the profile's GPU."""
 
-from hosts.compute.timed import TimedCompute, TimedPrefill
+from hosts.compute.timed import CopyEngine, Piece, StageClock, TimedCompute, in_step, sleep_until
 
-__all__ = ["TimedCompute", "TimedPrefill"]
+__all__ = ["CopyEngine", "Piece", "StageClock", "TimedCompute", "in_step", "sleep_until"]

@@ -1,56 +1,119 @@
 """Timed compute: FLOPs of the model over the effective rate of the profile's GPU, dilated.
 
-An engine's timeline is arithmetic, so timer granularity (epoll wakes up to 1 ms late) never adds
-up over layers: a layer ends at max(previous end, its data's arrival) + its duration, and the task
-sleeps only to catch up with that moment.
+Engines of a host that share a model's experts (expert parallelism) run in step: each computes attention
+for its own requests, so a layer takes as long as the slowest one's, and the experts' work is shared
+equally (paper 6.2). A forward pass or decode step never takes less than reading the weights from HBM.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from workloads.models import Model, prefill_flops
+from hosts.config import EngineConfig
+from workloads.models import Model, find_model, kv_bytes_per_token
 
 _TIMER_SLACK_NS = 500_000
 
 
+class Piece(NamedTuple):
+    """What a forward pass computes of one request: ``new_tokens`` over ``cached_tokens``."""
+
+    cached_tokens: int
+    new_tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class TimedCompute:
-    """``gpu_flops``: effective FLOP/s of one engine; ``time_dilation``: emulated over real time."""
+    """Predicted times of a group's work, in real seconds; `dilated_ns` makes them emulated."""
 
+    config: EngineConfig
     model: Model
-    gpu_flops: float
-    decode_step_s: float
-    time_dilation: float
 
-    def prefill(self, context_tokens: int, new_tokens: int) -> TimedPrefill:
-        """The forward pass of ``new_tokens`` over ``context_tokens`` cached ones, layer by layer."""
-        seconds = prefill_flops(self.model, context_tokens, new_tokens) / self.gpu_flops * self.time_dilation
-        return TimedPrefill(layer_ns=round(seconds * 1e9 / self.model.layers))
+    @classmethod
+    def of(cls, config: EngineConfig) -> TimedCompute:
+        """Raises ModelError for a model that is not known."""
+        return cls(config, find_model(config.model))
 
-    async def decode(self, steps: int, from_ns: int) -> None:
-        """``steps`` decode steps, the first beginning at ``from_ns`` (monotonic)."""
-        await _sleep_until(from_ns + round(steps * self.decode_step_s * self.time_dilation * 1e9))
+    def attention_s(self, cached_tokens: int, new_tokens: int) -> float:
+        """One engine's attention for one request, all layers: what the compute quota bounds (6.2)."""
+        return self.model.attention_flops(cached_tokens, new_tokens) / self.config.gpu_flops
+
+    def forward_s(self, batches: Sequence[Sequence[Piece]]) -> float:
+        """A forward pass of engines that run in step; ``batches[e]`` is the batch of engine e."""
+        attention_s = max(sum(self.attention_s(*piece) for piece in batch) for batch in batches)
+        pieces = [piece for batch in batches for piece in batch]
+        shared = self.model.mlp_flops(sum(p.new_tokens for p in pieces)) + len(pieces) * self.model.head_flops
+        return max(attention_s + shared / len(batches) / self.config.gpu_flops, self._weights_s)
+
+    def decode_step_s(self, contexts: Sequence[Sequence[int]]) -> float:
+        """One token for every request; ``contexts[e]`` are the context lengths on engine e."""
+        attention_s = max(sum(map(self._decode_attention_s, engine)) for engine in contexts)
+        requests = sum(map(len, contexts))
+        shared = self.model.mlp_flops(requests) + requests * self.model.head_flops
+        shared_s = max(shared / len(contexts) / self.config.gpu_flops, self._weights_s)
+        return self.config.decode_overhead_s + attention_s + shared_s
+
+    def copy_s(self, tokens: float) -> float:
+        """Host memory to HBM or back, KV of ``tokens`` tokens in all layers."""
+        return tokens * kv_bytes_per_token(self.model) / self.config.copy_bytes_per_s
+
+    def dilated_ns(self, seconds: float) -> int:
+        """Real seconds as emulated nanoseconds."""
+        return round(seconds * self.config.time_dilation * 1e9)
+
+    @property
+    def _weights_s(self) -> float:
+        return self.config.weight_bytes / self.config.hbm_bytes_per_s
+
+    def _decode_attention_s(self, context_tokens: int) -> float:
+        read_s = self.model.decode_read_bytes(context_tokens) / self.config.hbm_bytes_per_s
+        return max(read_s, self.model.attention_flops(context_tokens, 1) / self.config.gpu_flops)
 
 
-class TimedPrefill:
-    """One prefill on one engine; begins now."""
+class StageClock:
+    """Stages one after the other on one timeline; begins now.
 
-    def __init__(self, layer_ns: int) -> None:
-        self.layer_ns = layer_ns
-        self.compute_ns = 0
+    The timeline is arithmetic, so timer granularity (epoll wakes up to 1 ms late) never adds up over
+    stages: one ends at max(previous end, its data's arrival) + its duration, and the task sleeps only
+    to catch up with that moment.
+    """
+
+    def __init__(self) -> None:
         self.end_at_ns = time.monotonic_ns()
 
-    async def layer(self, ready_at_ns: int = 0) -> None:
-        """Compute the next layer, whose hit KV arrived at ``ready_at_ns`` (monotonic; 0: long ago)."""
-        self.end_at_ns = max(self.end_at_ns, ready_at_ns) + self.layer_ns
-        self.compute_ns += self.layer_ns
-        await _sleep_until(self.end_at_ns)
+    async def stage(self, duration_ns: int, ready_at_ns: int = 0) -> int:
+        """The next stage, whose input arrived at ``ready_at_ns`` (monotonic); the moment it ends."""
+        self.end_at_ns = max(self.end_at_ns, ready_at_ns) + duration_ns
+        await sleep_until(self.end_at_ns)
+        return self.end_at_ns
 
 
-async def _sleep_until(at_ns: int) -> None:
+class CopyEngine:
+    """Copies between host memory and one engine's HBM, one after the other at the profile's rate."""
+
+    def __init__(self, compute: TimedCompute) -> None:
+        self._compute = compute
+        self._free_at_ns = 0
+
+    async def copy(self, tokens: int) -> None:
+        """All layers' KV of ``tokens`` tokens."""
+        self._free_at_ns = max(self._free_at_ns, time.monotonic_ns())
+        self._free_at_ns += self._compute.dilated_ns(self._compute.copy_s(tokens))
+        await sleep_until(self._free_at_ns)
+
+
+async def sleep_until(at_ns: int) -> None:
+    """Until a moment of the monotonic clock; not at all if it is closer than a timer is exact."""
     remaining_ns = at_ns - time.monotonic_ns()
     if remaining_ns > _TIMER_SLACK_NS:
         await asyncio.sleep(remaining_ns / 1e9)
+
+
+def in_step(engines: int, model: Model) -> Iterable[range]:
+    """The engines of a host as groups that run in step: all, or each by itself without experts."""
+    size = engines if model.expert_parallel else 1
+    return (range(first, first + size) for first in range(0, engines, size or 1))

@@ -3,7 +3,8 @@
 A header line ``{"format": "dualpath-trace", "version": 1, "block_tokens": 64, "provenance": {}}``,
 then one session a line: ``{"session_id", "start_s", "parent", "turns": [{"in", "out", "gap_s",
 "blocks": [[first, count], ...], "generated": [[first, count], ...]}]}``. Block ids are runs of
-consecutive ids, which keeps append-only sessions small. The fields mean what ``workloads.trace`` says.
+consecutive ids, which keeps append-only sessions small; sessions may share ids. The fields mean what
+``workloads.trace`` says.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +22,7 @@ import msgspec
 import numpy as np
 
 from workloads.blocks import to_ranges
+from workloads.formats.minting import Mint
 from workloads.formats.source import (
     BlockId,
     BlockTokens,
@@ -29,6 +32,7 @@ from workloads.formats.source import (
     TraceSource,
     decode,
 )
+from workloads.formats.tokenizers import Tokenizer
 from workloads.trace import BlockIds, Session, Trace, TraceError, Turn
 
 NAME = "dualpath-trace"
@@ -70,8 +74,8 @@ def recognises(data: bytes) -> bool:
     return b'"' + NAME.encode() + b'"' in data.partition(b"\n")[0]
 
 
-def parse(source: TraceSource, first_block_id: int) -> ParsedFile:
-    """Sessions of a canonical file, every block id raised by ``first_block_id``."""
+def parse(source: TraceSource, mint: Mint, _tokenizer: Tokenizer) -> ParsedFile:
+    """Sessions of a canonical file, every block id raised by the first one that the mint has left."""
     lines = source.data.splitlines()
     header = decode(_HEADERS, lines[0], f"{source.path}:1")
     if header.format != NAME or header.version != VERSION:
@@ -81,24 +85,27 @@ def parse(source: TraceSource, first_block_id: int) -> ParsedFile:
             expected=f"{NAME!r} version {VERSION}",
             fix="read it with the release that wrote it",
         )
-    sessions = tuple(
-        _session(
-            decode(_SESSIONS, line, f"{source.path}:{number}"),
-            f"{source.path}:{number}",
-            header.block_tokens,
-            first_block_id,
-        )
+    documents = [
+        (f"{source.path}:{number}", decode(_SESSIONS, line, f"{source.path}:{number}"))
         for number, line in enumerate(lines[1:], start=2)
         if line.strip()
+    ]
+    first_block_id = mint.reserve(max((_end_of_ids(document) for _, document in documents), default=0))
+    sessions = tuple(
+        _session(document, where, header.block_tokens, first_block_id) for where, document in documents
     )
     return ParsedFile(header.block_tokens, sessions, header.provenance, {})
 
 
+def as_canonical(trace: Trace) -> Trace:
+    """The trace as its canonical file is read back: its origin in the provenance, and the file's hash."""
+    provenance = {**trace.provenance, **_origin(trace)}
+    return replace(trace, format=NAME, provenance=provenance, sha256=content_sha256(trace))
+
+
 def encode_trace(trace: Trace) -> bytes:
     """The file's bytes; equal traces give equal bytes."""
-    provenance = trace.provenance
-    if trace.format != NAME:
-        provenance = {**provenance, "source_format": trace.format, "source_sha256": trace.sha256}
+    provenance = {**trace.provenance, **_origin(trace)}
     documents: list[object] = [_Header(NAME, VERSION, trace.block_tokens, provenance)]
     documents += map(_session_document, trace.sessions)
     encoder = msgspec.json.Encoder()
@@ -128,6 +135,15 @@ def write_trace(trace: Trace, path: Path) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _origin(trace: Trace) -> dict[str, str]:
+    return {} if trace.format == NAME else {"source_format": trace.format, "source_sha256": trace.sha256}
+
+
+def _end_of_ids(document: _Session) -> int:
+    runs = (run for turn in document.turns for run in (*turn.blocks, *turn.generated))
+    return max((first + count for first, count in runs), default=0)
 
 
 def _session_document(session: Session) -> _Session:

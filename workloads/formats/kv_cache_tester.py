@@ -23,6 +23,7 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
+from workloads.formats.minting import WITHOUT_INPUT, Mint, TurnMint
 from workloads.formats.source import (
     BlockId,
     BlockTokens,
@@ -32,13 +33,12 @@ from workloads.formats.source import (
     TraceSource,
     decode,
 )
-from workloads.trace import BlockIds, Session, TraceError, Turn
+from workloads.formats.tokenizers import Tokenizer
+from workloads.trace import Session, TraceError, Turn
 
 NAME = "kv-cache-tester"
 
 _ABSOLUTE_TIME_SLACK_S = 1.0
-_WITHOUT_INPUT = "requests_without_input_dropped"
-_WITHOUT_OUTPUT = "requests_without_output_counted_as_one_token"
 _GAP_FROM_TIMES = "gaps_from_request_times"
 _EMPTY_SESSIONS = "sessions_without_requests_dropped"
 _SUB_AGENTS = "sub_agent_sessions"
@@ -80,24 +80,23 @@ def recognises(data: bytes) -> bool:
     return data.lstrip().startswith(b"{") and b'"requests"' in data
 
 
-def parse(source: TraceSource, first_block_id: int) -> ParsedFile:
+def parse(source: TraceSource, mint: Mint, _tokenizer: Tokenizer) -> ParsedFile:
     """The conversation's own session, then its sub-agents' in the order of the file."""
     conversation = decode(_CONVERSATIONS, source.data, source.path)
     session_id = conversation.id or source.path.name.partition(".")[0]
-    counts: Counter[str] = Counter()
+    minting = TurnMint(mint, conversation.block_size)
+    counts = minting.counts
     sessions: list[Session] = []
-    next_block_id = first_block_id
     recorded = _recorded_sessions(conversation.requests, session_id, None, "$.requests", 0.0)
     for name, parent, start_s, key_path, requests in recorded:
         _check_requests(requests, f"{source.path}: {key_path}", conversation.block_size)
         kept = [request for _, request in requests if request.input_tokens]
-        counts[_WITHOUT_INPUT] += len(requests) - len(kept)
+        counts[WITHOUT_INPUT] += len(requests) - len(kept)
         counts[_SUB_AGENTS] += parent is not None
         if not kept:
             counts[_EMPTY_SESSIONS] += 1
             continue
-        turns, next_block_id = _turns(kept, conversation.block_size, next_block_id, counts)
-        sessions.append(Session(name, turns, start_s, parent))
+        sessions.append(Session(name, _turns(kept, mint, minting), start_s, parent))
     return ParsedFile(conversation.block_size, tuple(sessions), {}, dict(+counts))
 
 
@@ -139,25 +138,17 @@ def _check_requests(requests: list[tuple[int, _Request]], where: str, block_toke
             )
 
 
-def _turns(
-    requests: list[_Request], block_tokens: int, first_block_id: int, counts: Counter[str]
-) -> tuple[tuple[Turn, ...], int]:
-    """Turns with ids from ``first_block_id`` on, and the first id left free."""
+def _turns(requests: list[_Request], mint: Mint, minting: TurnMint) -> tuple[Turn, ...]:
+    """A session's turns; its recorded ids are renumbered at once, as arrays."""
     lengths = [len(request.hash_ids) for request in requests]
     recorded = np.fromiter((i for r in requests for i in r.hash_ids), dtype=np.int64, count=sum(lengths))
     distinct, dense = np.unique(recorded, return_inverse=True)
-    prompts = np.split(dense.astype(np.int64) + first_block_id, np.cumsum(lengths)[:-1])
-    next_id = first_block_id + len(distinct)
-    turns: list[Turn] = []
-    gaps_s = [0.0, *(_gap_s(before, request, counts) for before, request in pairwise(requests))]
-    for request, block_ids, gap_s in zip(requests, prompts, gaps_s, strict=True):
-        counts[_WITHOUT_OUTPUT] += request.output_tokens == 0
-        output_tokens = max(1, request.output_tokens)
-        filled = (request.input_tokens + output_tokens) // block_tokens - len(block_ids)
-        generated: BlockIds = np.arange(next_id, next_id + filled, dtype=np.int64)
-        next_id += filled
-        turns.append(Turn(request.input_tokens, output_tokens, block_ids, generated, gap_s))
-    return tuple(turns), next_id
+    prompts = np.split(mint.fresh(len(distinct))[dense], np.cumsum(lengths)[:-1])
+    gaps_s = [0.0, *(_gap_s(before, request, minting.counts) for before, request in pairwise(requests))]
+    return tuple(
+        minting.turn(prompt, request.input_tokens, request.output_tokens, gap_s)
+        for request, prompt, gap_s in zip(requests, prompts, gaps_s, strict=True)
+    )
 
 
 def _gap_s(before: _Request, request: _Request, counts: Counter[str]) -> float:

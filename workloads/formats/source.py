@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -27,6 +28,7 @@ BlockId = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
 _GZIP_MAGIC = b"\x1f\x8b"
 _LFS_POINTER = b"version https://git-lfs"
 _Decoded = TypeVar("_Decoded")
+_ROW_KEYS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,14 @@ class TraceSource:
 
 @dataclass(frozen=True, slots=True)
 class ParsedFile:
-    """What a format's parser makes of one file; ``counts`` are anomalies met, by description."""
+    """What a format's parser makes of one file; ``counts`` are anomalies met, by description, and
+    ``tokenizer`` names the one that text was counted with."""
 
     block_tokens: int
     sessions: tuple[Session, ...]
     provenance: dict[str, str]
     counts: dict[str, int]
+    tokenizer: str | None = None
 
 
 def read_source(path: Path) -> TraceSource:
@@ -114,6 +118,23 @@ def decode(decoder: msgspec.json.Decoder[_Decoded], data: bytes, where: object) 
         expected=_expectation(complaint),
         fix="correct the value or leave the file out",
     )
+
+
+def decode_rows(
+    decoder: msgspec.json.Decoder[_Decoded], source: TraceSource
+) -> Iterator[tuple[int, _Decoded]]:
+    """JSON lines as (line number, row), blank lines left out; errors as of ``decode``, with the line."""
+    for number, line in enumerate(source.data.splitlines(), start=1):
+        if line.strip():
+            yield number, decode(decoder, line, f"{source.path}:{number}")
+
+
+def first_row_keys(data: bytes) -> frozenset[str]:
+    """Keys of the first line if it is a JSON object of its own: what JSON lines are recognised by."""
+    try:
+        return frozenset(_ROW_KEYS.decode(data.lstrip().partition(b"\n")[0]))
+    except (msgspec.DecodeError, RecursionError):
+        return frozenset()
 
 
 def _expectation(complaint: str) -> str:

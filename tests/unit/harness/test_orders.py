@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from harness.policies.load import Engine, ReadPath
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.orders import TurnKeys, order_for, request_for
 from harness.policies import Placement
-from harness.policies.load import Engine, ReadPath
 from workloads.layout import SessionPlan, from_ranges, plan_session
 from workloads.synthesis import synthesize
 from workloads.window import select_windows

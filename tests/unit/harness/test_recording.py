@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from harness.policies.load import Engine
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.policies import Placement
-from harness.policies.load import Engine
 from harness.recording import Repetition, TurnRecord, hosts_table, nics_table, transfers_table, turns_table
 from hosts.protocol import HostSamples, NicSamples, RepetitionReport, Transfer, TurnDone
 from reports.stored_run import HOST_COLUMNS, NIC_COLUMNS, TRANSFER_COLUMNS, TURN_COLUMNS

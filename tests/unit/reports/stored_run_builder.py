@@ -1,7 +1,10 @@
 """A small simulator of a closed loop over storage NICs that leaves a stored run as the harness would.
 
-Every storage NIC serves its reads first come, first served at its ceiling; a turn reads, computes, decodes
-and is followed by the session's next turn. Repetitions differ by a seeded jitter of their NICs' speed.
+Every storage NIC serves its reads first come, first served at its ceiling; a turn reads, computes on its
+host's first engine in a forward pass of its own, decodes and is followed by the session's next turn.
+Repetitions differ by a seeded jitter of their NICs' speed. ``order`` names variants, by default policies of
+that name; ``points`` (by variant: arrival rate in real agents/s and outcome) make the run an online one,
+whose agents arrive at even intervals.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+TIME_DILATION = 10.0
 SECOND_NS = 1_000_000_000
 PAYLOAD_SHARE = 1448 / 1514
 
@@ -34,6 +38,9 @@ class StoredRunBuilder:
     link_gbit_per_s: float = 0.1
     jitter: float = 0.002
     order: tuple[str, ...] = ("prefill_only", "dual_path", "dual_path", "prefill_only")
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    points: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
+    engines: int = 1
     mode: str = "network_namespaces"
     seed: int = 1
     metadata: dict[str, Any] = field(init=False)
@@ -41,10 +48,19 @@ class StoredRunBuilder:
 
     def __post_init__(self) -> None:
         self._random = np.random.default_rng(self.seed)
-        self.tables = {"turns": [], "transfers": [], "nics": [], "hosts": []}
+        self.tables = {"turns": [], "transfers": [], "forwards": [], "nics": [], "hosts": []}
+        loads: list[tuple[str, float | None, str]] = [
+            (name, rate, outcome) for name, tried in self.points.items() for rate, outcome in tried
+        ]
+        loads = loads or [(name, None, "all_done") for name in self.order]
+        for name, _, _ in loads:
+            self.variants.setdefault(name, {"policy": name, "layerwise": True, "scheduling": True})
         self.metadata = self._metadata()
-        for number, policy in enumerate(self.order):
-            self.metadata["repetitions"].append(self._replay(number, policy))
+        for number, (name, agents_per_s, stopped) in enumerate(loads):
+            repetition = self._replay(number, name, agents_per_s)
+            self.metadata["repetitions"].append(
+                repetition | {"agents_per_s": agents_per_s, "stopped": stopped}
+            )
 
     @property
     def hosts(self) -> list[str]:
@@ -69,15 +85,16 @@ class StoredRunBuilder:
             "dual_path": self.hosts,
             "decode_only": self.hosts[self.prefill_hosts :],
             "oracle": [],
-        }[policy]
+        }[self.variants[policy]["policy"]]
 
-    def _replay(self, number: int, policy: str) -> dict[str, Any]:
+    def _replay(self, number: int, policy: str, agents_per_s: float | None) -> dict[str, Any]:
         readers = self._readers(policy)
         speed = self.ceiling_bytes_per_s * 0.985 * (1 + self.jitter * float(self._random.standard_normal()))
         free_s = dict.fromkeys(self.hosts, 0.0)
         engine_free_s = dict.fromkeys(self.hosts, 0.0)
         traffic: dict[str, list[tuple[float, float, int]]] = {host: [] for host in self.hosts}
-        ready = [(0.0, session, 0) for session in range(self.sessions)]
+        interval_s = TIME_DILATION / agents_per_s if agents_per_s else 0.0
+        ready = [(session * interval_s, session, 0) for session in range(self.sessions)]
         done_s, turn_id = 0.0, 0
         while ready:
             arrived_s, session, turn = heapq.heappop(ready)
@@ -93,6 +110,7 @@ class StoredRunBuilder:
             engine_free_s[prefill_host] = compute_begin_s + self.compute_s
             first_s = engine_free_s[prefill_host] + 0.002
             end_s = first_s + self.decode_s
+            self._forward_pass(number, policy, prefill_host, turn_id, compute_begin_s)
             self._turn(
                 number, policy, session, turn, turn_id, reader, decode_host, [arrived_s, begin_s, read_end_s]
             )
@@ -114,6 +132,8 @@ class StoredRunBuilder:
             "policy": policy,
             "jct_s": done_s,
             "turns": turns,
+            "expected_turns": turns,
+            "expected_read_bytes": turns * self.read_bytes,
             "read_bytes": turns * self.read_bytes if readers else 0,
             "written_bytes": turns * self.written_bytes,
             "transferred_bytes": turns * self.read_bytes,
@@ -127,8 +147,33 @@ class StoredRunBuilder:
                 "cpu_s": 0.06 * done_s,
             },
             "telemetry_cpu_s": dict.fromkeys(self.hosts, 0.004 * done_s),
+            "limits": {
+                "alpha_tokens": dict.fromkeys(self.hosts, 90_000.0),
+                "beta_tokens": 40_000.0,
+                "decode_hbm_tokens": 1_200_000,
+                "prefill_hbm_bytes": 40e9,
+            },
             "complete": True,
         }
+
+    def _forward_pass(self, number: int, policy: str, host: str, forward: int, begin_s: float) -> None:
+        for engine in range(self.engines):
+            works = engine == 0
+            self.tables["forwards"].append(
+                {
+                    "repetition": number,
+                    "policy": policy,
+                    "host": host,
+                    "forward": forward,
+                    "begin_at_ns": round(begin_s * SECOND_NS),
+                    "end_at_ns": round((begin_s + self.compute_s) * SECOND_NS),
+                    "engine": engine,
+                    "attention_ns": round(self.compute_s / 2 * SECOND_NS) if works else 0,
+                    "requests": int(works),
+                    "new_tokens": 400 if works else 0,
+                    "cached_tokens": 31_600 if works else 0,
+                }
+            )
 
     def _turn(
         self,
@@ -166,9 +211,15 @@ class StoredRunBuilder:
                 "dispatched_at_ns": arrived_ns + 300_000,
                 "allocate_ns": 200_000,
                 "read_ns": read_end_ns - begin_ns,
+                "hbm_wait_ns": 0,
+                "chunks": 1,
+                "hbm_load_ns": round(self.decode_s / 20 * SECOND_NS),
+                "second_token_ns": round(self.decode_s / 10 * SECOND_NS),
                 "decode_ns": round(self.decode_s * SECOND_NS),
                 "persist_ns": 1_000_000,
                 "read_bytes": read_bytes,
+                "prefill_read_bytes": read_bytes if reader and reader.startswith("p") else 0,
+                "decode_read_bytes": read_bytes if reader and reader.startswith("d") else 0,
                 "layer_read_bytes": read_bytes,
                 "layer_write_bytes": read_bytes,
                 "persisted_bytes": self.written_bytes,
@@ -244,11 +295,16 @@ class StoredRunBuilder:
                     }
                 )
 
+    def _first_repetitions(self) -> list[int]:
+        """By the policy of ``points``: the number of its first repetition."""
+        counts = [len(tried) for tried in self.points.values()]
+        return [sum(counts[:index]) for index in range(len(counts))]
+
     def _metadata(self) -> dict[str, Any]:
         turns = self.sessions * self.turns
         loopback = self.mode == "loopback"
         return {
-            "format_version": 1,
+            "format_version": 2,
             "run_id": "synthetic-0001",
             "status": "complete",
             "failure": None,
@@ -270,8 +326,25 @@ class StoredRunBuilder:
                 "source": "synthesized like paper-32k, seed 1",
                 "filters": ["window: last 12 turns of each session"],
             },
-            "expected": {"read_bytes_per_repetition": turns * self.read_bytes, "turns_per_repetition": turns},
-            "scale": {"bytes_divisor": 400.0, "time_dilation": 10.0, "rate_divisor": 4000.0},
+            "variants": self.variants,
+            "slo": {"ttft_s": 4.0, "tpot_s": 0.05} if self.points else None,
+            "online": {
+                name: {
+                    "max_agents_per_s": max((rate for rate, end in tried if end == "steady"), default=None),
+                    "points": [
+                        {"agents_per_s": rate, "repetition": first + index, "outcome": outcome}
+                        for index, (rate, outcome) in enumerate(tried)
+                    ],
+                }
+                for first, (name, tried) in zip(self._first_repetitions(), self.points.items(), strict=True)
+            }
+            or None,
+            "warnings": [],
+            "scale": {
+                "bytes_divisor": 400.0,
+                "time_dilation": TIME_DILATION,
+                "rate_divisor": 400 * TIME_DILATION,
+            },
             "model": {
                 "name": "deepseek-v3.2-660b",
                 "layers": 61,
@@ -287,7 +360,7 @@ class StoredRunBuilder:
                 {
                     "name": host,
                     "role": "prefill" if host.startswith("p") else "decode",
-                    "engines": 1,
+                    "engines": self.engines,
                     "storage_nic": "stor0",
                     "compute_nic": "comp0",
                     "storage_nic_nominal_gbit_per_s": None if loopback else self.link_gbit_per_s,
@@ -319,5 +392,4 @@ class StoredRunBuilder:
                 for host in self.hosts
             },
             "repetitions": [],
-            "sla": None,
         }

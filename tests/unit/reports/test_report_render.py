@@ -10,9 +10,12 @@ import pytest
 from stored_run_builder import StoredRunBuilder
 
 from reports import StoredRun, render
+from reports.circumstance_tables import circumstance_tables
+from reports.detail_tables import detail_tables
 from reports.html import page
+from reports.result_tables import result_tables
 from reports.summary import analyse
-from reports.tables import Table, circumstance_tables, detail_tables, result_tables
+from reports.table import Table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.statistics import coefficient_of_variation, compare, percentiles, speedup
+from reports.statistics import coefficient_of_variation, compare, distribution, mean, percentiles, speedup
 
 times = st.lists(st.floats(min_value=1e-3, max_value=1e6), min_size=2, max_size=8)
 
@@ -110,3 +110,20 @@ def test_percentiles_only_as_far_as_the_sample_goes(count: int, held: set[str]) 
 def test_coefficient_of_variation() -> None:
     assert coefficient_of_variation([1.0]) is None
     assert coefficient_of_variation([9.0, 11.0]) == pytest.approx(math.sqrt(2) / 10)
+
+
+def test_mean_with_students_interval() -> None:
+    found = mean([9.0, 11.0])
+    assert found is not None
+    # t(0.975, 1 degree) = 12.706, standard error 1.
+    assert (found.value, found.ci_low, found.ci_high) == pytest.approx(
+        (10, 10 - 12.706, 10 + 12.706), rel=1e-4
+    )
+    alone = mean([9.0])
+    assert alone is not None
+    assert (alone.value, alone.ci_low, alone.ci_high) == (9, None, None)
+    assert mean([]) is None
+
+
+def test_a_distribution_without_samples_has_nothing() -> None:
+    assert distribution([]) == dict.fromkeys(("p50", "p90", "p99", "mean"))

@@ -24,6 +24,14 @@ def read_too_little(run: StoredRunBuilder) -> None:
     run.metadata["repetitions"][1]["read_bytes"] -= 1
 
 
+def expect_more(run: StoredRunBuilder) -> None:
+    run.metadata["repetitions"][2]["expected_read_bytes"] += 1
+
+
+def dispatch_more(run: StoredRunBuilder) -> None:
+    run.metadata["repetitions"][0]["expected_turns"] += 1
+
+
 def lose_a_transfer(run: StoredRunBuilder) -> None:
     reads = [row for row in run.tables["transfers"] if row["kind"] == "storage_read"]
     run.tables["transfers"].remove(reads[0])
@@ -94,6 +102,8 @@ def fail(run: StoredRunBuilder) -> None:
     ("spoil", "what"),
     [
         (read_too_little, "bytes read differ from the trace's hit bytes: repetition 1 (dual_path)"),
+        (expect_more, "bytes read differ from the trace's hit bytes: repetition 2 (dual_path)"),
+        (dispatch_more, "turns missing or repeated: repetition 0 (prefill_only): found 36, expected 37"),
         (lose_a_transfer, "by transfers.parquet"),
         (corrupt_a_block, "KV content is wrong"),
         (verify_nothing, "KV content unchecked"),
@@ -166,3 +176,23 @@ def test_warnings_leave_a_run_valid(tmp_path: Path) -> None:
     assert "one repetition of prefill_only" in text
     assert "telemetry used" in text
     assert "sampled every 0.20 s" in text
+
+
+def test_warnings_of_the_preparation_are_passed_on(tmp_path: Path) -> None:
+    builder = small()
+    builder.metadata["warnings"] = ["P/D = 9 is outside 1/7 to 7/2 (paper 4.2)"]
+    summary = judged(builder, tmp_path)
+    assert summary.valid
+    assert summary.warnings == ["P/D = 9 is outside 1/7 to 7/2 (paper 4.2)"]
+
+
+def test_the_oracle_is_known_by_its_policy_not_by_its_name(tmp_path: Path) -> None:
+    upper = {"policy": "oracle", "layerwise": True, "scheduling": True}
+    summary = judged(
+        small(order=("prefill_only", "dual_path", "upper_bound"), variants={"upper_bound": upper}), tmp_path
+    )
+    assert summary.valid, summary.problems
+    assert summary.policies["upper_bound"].bytes_expected == 0
+    misnamed = {"policy": "dual_path", "layerwise": True, "scheduling": True}
+    builder = small(order=("prefill_only", "oracle"), variants={"oracle": misnamed})
+    assert judged(builder, tmp_path / "misnamed").policies["oracle"].bytes_expected == 36 * 600_000

@@ -7,7 +7,7 @@ import pytest
 from stored_run_builder import StoredRunBuilder
 
 from reports import ReportError, StoredRun
-from reports.stored_run import HOST_COLUMNS, NIC_COLUMNS, TRANSFER_COLUMNS, TURN_COLUMNS
+from reports.stored_run import FORWARD_COLUMNS, HOST_COLUMNS, NIC_COLUMNS, TRANSFER_COLUMNS, TURN_COLUMNS
 
 
 def test_reads_what_was_stored(io_bound_run: Path) -> None:
@@ -24,6 +24,7 @@ def test_missing_tables_read_as_empty_ones(io_bound_run: Path, tmp_path: Path) -
     for table, columns in (
         (run.turns, TURN_COLUMNS),
         (run.transfers, TRANSFER_COLUMNS),
+        (run.forwards, FORWARD_COLUMNS),
         (run.nic_samples, NIC_COLUMNS),
         (run.host_samples, HOST_COLUMNS),
     ):
@@ -44,8 +45,15 @@ def test_tables_without_rows_read_as_empty_ones(tmp_path: Path) -> None:
         (b"", "not the metadata of a run"),
         (b"\xff\xfe", "not the metadata of a run"),
         (b"[]", "not the metadata of a run"),
-        (json.dumps({"format_version": 2}).encode(), "found format_version 2, expected at most 1"),
-        (json.dumps({"format_version": 1, "run_id": 7}).encode(), "run_id"),
+        (
+            json.dumps({"format_version": 3}).encode(),
+            "found format_version 3, expected 2; the run was made by a",
+        ),
+        (
+            json.dumps({"format_version": 1}).encode(),
+            "made by an older dualpath: report it with that version",
+        ),
+        (json.dumps({"format_version": 2, "run_id": 7}).encode(), "run_id"),
     ],
 )
 def test_what_is_not_a_run_is_said_so(content: bytes | None, says: str, tmp_path: Path) -> None:

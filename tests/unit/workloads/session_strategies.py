@@ -44,6 +44,42 @@ def windows(draw, session_id="session/0"):
 
 
 @st.composite
+def related_sessions(draw, min_sessions=1, max_sessions=4, max_turns=5):
+    """Sessions with global ids that are chained: each prompt continues any context made so far, of any of
+    the sessions, so that prompts, outputs and instants coincide."""
+    contexts, made, next_id = [((), 0)], [], 0
+    for number in range(draw(st.integers(min_sessions, max_sessions))):
+        turns = []
+        for _ in range(draw(st.integers(1, max_turns))):
+            context, tokens = draw(st.sampled_from(contexts))
+            kept_tokens = draw(st.sampled_from((tokens, draw(st.integers(0, tokens)))))
+            kept = context[: kept_tokens // BLOCK_TOKENS]
+            input_tokens = max(1, kept_tokens + draw(st.integers(0, 4 * BLOCK_TOKENS)))
+            end = input_tokens + draw(st.integers(1, 3 * BLOCK_TOKENS))
+            fresh = end // BLOCK_TOKENS - len(kept)
+            blocks = (*kept, *range(next_id, next_id + fresh))
+            next_id += fresh
+            prompt = input_tokens // BLOCK_TOKENS
+            gap_s = float(draw(st.integers(0, 3)))
+            turns.append(
+                Turn(input_tokens, end - input_tokens, ids(blocks[:prompt]), ids(blocks[prompt:]), gap_s)
+            )
+            contexts.append((blocks, end))
+        made.append(Session(f"s{number}", tuple(turns), float(draw(st.integers(0, 5)))))
+    return tuple(made)
+
+
+@st.composite
+def related_windows(draw):
+    chosen = []
+    for session in draw(related_sessions()):
+        first = draw(st.integers(0, len(session.turns) - 1))
+        count = draw(st.integers(1, len(session.turns) - first))
+        chosen.append(ReplayWindow(session, first, count, BLOCK_TOKENS))
+    return tuple(chosen)
+
+
+@st.composite
 def traces(draw):
     count = draw(st.integers(1, 3))
     return Trace(
@@ -53,6 +89,21 @@ def traces(draw):
         tuple(draw(sessions(session_id=f"s{index}")) for index in range(count)),
         draw(st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2)),
     )
+
+
+def blocks_of(session):
+    """Every block id of a session."""
+    return {
+        block
+        for turn in session.turns
+        for ids in (turn.block_ids, turn.generated_block_ids)
+        for block in ids.tolist()
+    }
+
+
+@st.composite
+def shared_traces(draw):
+    return Trace("dualpath-trace", "", BLOCK_TOKENS, draw(related_sessions()), {})
 
 
 def same_sessions(a, b):

@@ -1,125 +1,18 @@
+"""What holds for files of every format: folders, gzip, bad input."""
+
 import gzip
 import hashlib
 import json
-import stat
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from session_strategies import same_sessions, traces
+from trace_files import CANONICAL, GROWING, conversation, lines, load, load_rows, request
 
-from workloads.formats import load_trace, write_trace
-from workloads.prefix import hit_blocks
+from workloads.formats import FORMATS, load_trace
 from workloads.trace import TraceError
-
-
-def request(t, input_tokens, output_tokens, hash_ids, **fields):
-    return {"t": t, "type": "n", "in": input_tokens, "out": output_tokens, "hash_ids": hash_ids, **fields}
-
-
-def conversation(*requests, **fields):
-    return {"id": "c", "block_size": 64, "hash_id_scope": "local", "requests": list(requests), **fields}
-
-
-GROWING = conversation(
-    request(0.0, 130, 70, [7, 3], api_time=4.0, think_time=0.0),
-    request(10.0, 200, 10, [7, 3, 9], api_time=2.0, think_time=6.0),
-)
-CANONICAL = [
-    {"format": "dualpath-trace", "version": 1, "block_tokens": 64, "provenance": {}},
-    {
-        "session_id": "s",
-        "start_s": 0.0,
-        "parent": None,
-        "turns": [{"in": 130, "out": 70, "gap_s": 0.0, "blocks": [[0, 2]], "generated": [[2, 1]]}],
-    },
-]
-
-
-def lines(documents):
-    return b"".join(json.dumps(document).encode() + b"\n" for document in documents)
-
-
-def load(tmp_path, content, name="trace.json"):
-    path = tmp_path / name
-    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-    return load_trace(path)
-
-
-# --- kv-cache-tester --------------------------------------------------------------------------
-
-
-def test_a_conversation(tmp_path):
-    trace = load(tmp_path, GROWING)
-    (session,) = trace.sessions
-    assert (trace.format, trace.block_tokens, session.session_id) == ("kv-cache-tester", 64, "c")
-    assert [turn.gap_s for turn in session.turns] == [0.0, 6.0]
-    assert [len(turn.generated_block_ids) for turn in session.turns] == [1, 0]
-    assert hit_blocks(session) == [0, 2]
-    assert trace.sha256 == hashlib.sha256(json.dumps(GROWING).encode()).hexdigest()
-
-
-def test_missing_times_fall_back_to_differences_of_t(tmp_path):
-    trace = load(
-        tmp_path,
-        conversation(
-            request(0.0, 1, 1, [], api_time=4.0),
-            request(10.0, 1, 1, []),
-            request(13.0, 1, 1, []),
-            request(12.0, 1, 1, []),
-        ),
-    )
-    assert [turn.gap_s for turn in trace.sessions[0].turns] == [0.0, 6.0, 3.0, 0.0]
-    assert trace.provenance == {"gaps_from_request_times": "3"}
-
-
-@pytest.mark.parametrize("inner_start_s", [0.0, 30.0])
-def test_sub_agents_are_sessions_at_relative_or_absolute_times(tmp_path, inner_start_s):
-    agent = {
-        "type": "subagent",
-        "t": 50.0,
-        "agent_id": "a1",
-        "duration_ms": 20_000,
-        "requests": [request(inner_start_s, 64, 1, [7]), request(inner_start_s + 5, 128, 1, [7, 8])],
-    }
-    trace = load(tmp_path, conversation(request(0.0, 64, 1, [7]), agent, request(60.0, 64, 1, [7])))
-    own, sub = trace.sessions
-    assert (sub.session_id, sub.parent_session_id, sub.start_s) == ("c/a1", "c", 30.0)
-    assert (len(own.turns), len(sub.turns)) == (2, 2)
-    assert not set(own.turns[0].block_ids.tolist()) & set(sub.turns[0].block_ids.tolist())
-
-
-def test_nested_sub_agents_name_their_parents(tmp_path):
-    inner = {"type": "subagent", "t": 2.0, "requests": [request(0.0, 1, 1, [])]}
-    outer = {"type": "subagent", "t": 5.0, "agent_id": "a", "requests": [request(0.0, 1, 1, []), inner]}
-    trace = load(tmp_path, conversation(request(0.0, 1, 1, []), outer))
-    assert [(s.session_id, s.parent_session_id) for s in trace.sessions] == [
-        ("c", None),
-        ("c/a", "c"),
-        ("c/a/agent_1", "c/a"),
-    ]
-    assert [s.start_s for s in trace.sessions] == [0.0, 5.0, 7.0]
-
-
-def test_anomalies_are_decided_and_counted(tmp_path):
-    empty_agent = {"type": "subagent", "t": 1.0, "agent_id": "a", "requests": []}
-    trace = load(
-        tmp_path,
-        conversation(request(0.0, 0, 5, []), request(1.0, 64, 0, [1], type="s", think_time=1.0), empty_agent),
-    )
-    (session,) = trace.sessions
-    assert [(turn.input_tokens, turn.output_tokens) for turn in session.turns] == [(64, 1)]
-    assert trace.provenance == {
-        "requests_without_input_dropped": "1",
-        "requests_without_output_counted_as_one_token": "1",
-        "sessions_without_requests_dropped": "1",
-        "sub_agent_sessions": "1",
-    }
-
-
-# --- files and folders ------------------------------------------------------------------------
 
 
 def test_gzip_has_the_identity_of_its_content(tmp_path):
@@ -172,56 +65,6 @@ def test_folders_that_are_no_trace(tmp_path, files, message):
         load_trace(tmp_path)
     assert message in str(caught.value)
 
-
-# --- the project's own format -----------------------------------------------------------------
-
-
-@settings(deadline=None)
-@given(traces(), st.sampled_from(["t.jsonl", "t.jsonl.gz"]))
-def test_canonical_round_trip(trace, name):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, name)
-        write_trace(trace, path)
-        loaded = load_trace(path)
-        assert same_sessions(loaded.sessions, trace.sessions)
-        assert (loaded.block_tokens, loaded.provenance) == (trace.block_tokens, trace.provenance)
-        again = Path(folder, "again.jsonl")
-        write_trace(loaded, again)
-        assert load_trace(again).sha256 == loaded.sha256
-
-
-def test_converting_keeps_where_it_came_from(tmp_path):
-    trace = load(tmp_path, GROWING)
-    write_trace(trace, tmp_path / "converted.jsonl")
-    converted = load_trace(tmp_path / "converted.jsonl")
-    assert converted.provenance == {"source_format": "kv-cache-tester", "source_sha256": trace.sha256}
-    assert same_sessions(converted.sessions, trace.sessions)
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    trace = load(tmp_path, GROWING)
-    target = tmp_path / "out" / "t.jsonl"
-    target.parent.mkdir()
-    target.write_text("old")
-
-    def full_disk(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("workloads.formats.canonical.os.fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        write_trace(trace, target)
-    assert [path.name for path in target.parent.iterdir()] == ["t.jsonl"]
-    assert target.read_text() == "old"
-
-
-def test_written_files_have_ordinary_permissions(tmp_path):
-    write_trace(load(tmp_path, GROWING), tmp_path / "t.jsonl")
-    (tmp_path / "ordinary").touch()
-    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("t.jsonl", "ordinary")]
-    assert modes[0] == modes[1]
-
-
-# --- bad input --------------------------------------------------------------------------------
 
 TRUNCATED_GZIP = gzip.compress(json.dumps(GROWING).encode())[:-12]
 TRUNCATED_JSON = json.dumps(GROWING).encode()[:-30]
@@ -329,17 +172,72 @@ def mutated(draw, document):
         return copy
 
 
+ROWS = {
+    "mooncake": [
+        {"timestamp": 0, "input_length": 600, "output_length": 9, "hash_ids": [1, 2]},
+        {"session_id": "a", "input_length": 600, "output_length": 9, "delay": 5},
+        {"session_id": "a", "messages": [{"role": "user", "content": "hello"}], "message_mode": "delta"},
+        {"text_input": "hello", "timestamp": 7},
+    ],
+    "bailian": [
+        {"chat_id": i, "parent_chat_id": i - 1, "timestamp": i, "input_length": 17}
+        | {"output_length": 2, "hash_ids": [1, i]}
+        for i in (0, 1, 2)
+    ],
+    "tracelab": [
+        {"session_id": "s", "round_index": i, "input_tokens_total": 128, "prefix_tokens": 64}
+        | {"newly_append_tokens": 64, "output_tokens": 3, "tools": [{"tool_wall_latency_ms": 3}]}
+        | {"timing_events": [{"event_type": "user_message", "timestamp": f"2026-06-01T05:40:0{i}Z"}]}
+        for i in (0, 1)
+    ],
+    "lmcache-agentic": [
+        {
+            "session_id": "s",
+            "input": [{"role": "user", "content": "x"}] * n,
+            "output_length": 3,
+            "pre_gap": 1.0,
+        }
+        for n in (1, 2)
+    ],
+}
+
+
+def test_there_is_an_example_of_every_format_of_rows():
+    others = {"dualpath-trace", "kv-cache-tester"}
+    assert {*ROWS, *others} == {trace_format.name for trace_format in FORMATS}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_formats_are_recognised_by_content_or_named(tmp_path, name):
+    found = load_rows(tmp_path, *ROWS[name], tokenizer="utf8-bytes/4")
+    named = load_rows(tmp_path, *ROWS[name], tokenizer="utf8-bytes/4", format=name)
+    assert found.format == named.format == name
+    assert found.sha256 == named.sha256
+    with pytest.raises(TraceError):
+        load_rows(tmp_path, *ROWS[name], format="kv-cache-tester")
+
+
+def test_an_unknown_format_lists_the_known_ones(tmp_path):
+    with pytest.raises(TraceError, match=r"format: found 'csv', expected one of dualpath-trace, bailian, "):
+        load_trace(tmp_path, format="csv")
+
+
 def loads_or_trace_error(content):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "trace.json")
         path.write_bytes(content)
         try:
-            trace = load_trace(path)
+            trace = load_trace(path, tokenizer="utf8-bytes/4")
         except TraceError as error:
             message = str(error)
         else:
             message = ""
-            assert all(session.turns for session in trace.sessions)
+            for session in trace.sessions:
+                assert session.turns
+                for turn in session.turns:
+                    prompt = turn.input_tokens // trace.block_tokens
+                    filled = (turn.input_tokens + turn.output_tokens) // trace.block_tokens
+                    assert (len(turn.block_ids), len(turn.generated_block_ids)) == (prompt, filled - prompt)
         assert len(message.splitlines()) <= 1
 
 
@@ -358,6 +256,13 @@ def test_mutated_conversations_are_a_trace_or_a_trace_error(document):
 @given(mutated(CANONICAL))
 def test_mutated_canonical_files_are_a_trace_or_a_trace_error(documents):
     loads_or_trace_error(lines(documents))
+
+
+@pytest.mark.parametrize("name", ROWS)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_mutated_rows_are_a_trace_or_a_trace_error(name, data):
+    loads_or_trace_error(lines(data.draw(mutated(ROWS[name]))))
 
 
 @given(st.integers(0, 10_000), st.integers(0, 255), st.booleans())

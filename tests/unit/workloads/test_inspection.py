@@ -26,6 +26,8 @@ def test_means_are_over_sessions_of_their_own_means():
     assert summary.mean_total == (13 + 150) / 2
     assert summary.max_context == 100
     assert summary.hit_rate == (12 + 20 + 4) / 51
+    assert summary.infinite_cache_hit_rate == (12 + 20 + 4) / (8 + 51 + 100 + 0)
+    assert summary.block_ids == "of one session each"
     assert summary.gap_percentiles_s == {"p50": 3.0}
     rows = summary.session_rows
     assert [(row.session_id, row.turns, row.shrinking_turns) for row in rows] == [
@@ -40,3 +42,17 @@ def test_only_percentiles_that_the_sample_holds():
     summary = inspect(Trace("test", "ab", BLOCK_TOKENS, (Session("s", turns),)))
     assert list(summary.gap_percentiles_s) == ["p10", "p50", "p75", "p90"]
     assert summary.gap_percentiles_s["p50"] == 10.5
+
+
+def test_shared_blocks_and_little_reuse_are_said():
+    one, other = (Session(name, (Turn(8, 1, ids([0, 1]), ids([])),)) for name in ("one", "other"))
+    summary = inspect(Trace("test", "ab", BLOCK_TOKENS, (one, other)))
+    assert (summary.block_ids, summary.hit_rate, summary.infinite_cache_hit_rate) == ("shared", 0.0, 0.5)
+    assert summary.hint is not None
+    assert "not a reuse-heavy agentic workload" in summary.hint
+    assert "50.0%" in summary.hint
+
+
+def test_no_hint_where_reuse_is_high():
+    turns = tuple(Turn(400, 1, ids(range(100)), ids([])) for _ in range(3))
+    assert inspect(Trace("test", "ab", BLOCK_TOKENS, (Session("s", turns),))).hint is None

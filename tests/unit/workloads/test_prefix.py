@@ -1,8 +1,18 @@
-import numpy as np
-from hypothesis import given
-from session_strategies import BLOCK_TOKENS, ids, sessions
+from itertools import pairwise
 
-from workloads.prefix import common_prefix_blocks, hit_blocks, hit_rate
+import numpy as np
+import pytest
+from hypothesis import given
+from session_strategies import BLOCK_TOKENS, blocks_of, ids, related_sessions, sessions
+
+from workloads.prefix import (
+    common_prefix_blocks,
+    hit_blocks,
+    hit_rate,
+    infinite_cache_hit_rate,
+    recorded_order,
+    reuse,
+)
 from workloads.trace import Session, Trace, Turn
 
 
@@ -52,3 +62,50 @@ def test_common_prefix_is_symmetric_and_maximal(session):
     assert n == common_prefix_blocks(b, a)
     assert np.array_equal(a[:n], b[:n])
     assert n == min(len(a), len(b)) or a[n] != b[n]
+
+
+@given(related_sessions())
+def test_recorded_order_is_by_time_then_as_given(related):
+    times = [
+        (related[s].start_s + sum(t.gap_s for t in related[s].turns[1 : index + 1]), s, index)
+        for s, index in recorded_order(related)
+    ]
+    assert len(times) == sum(len(session.turns) for session in related)
+    assert all(a < b for a, b in pairwise(times))
+
+
+@given(related_sessions())
+def test_sharing_a_store_only_adds_hits(related):
+    found = reuse(related)
+    for session, together in zip(related, found.hits, strict=True):
+        alone = hit_blocks(session)
+        assert len(together) == len(alone)
+        for turn, shared_hit, own_hit in zip(session.turns, together, alone, strict=True):
+            assert own_hit <= shared_hit <= len(turn.block_ids)
+        if not found.shared:
+            assert list(together) == alone
+
+
+@given(related_sessions(max_sessions=3))
+def test_shared_are_the_blocks_of_several_sessions(related):
+    own = [blocks_of(session) for session in related]
+    several = {b for i, a in enumerate(own) for c in own[i + 1 :] for b in a & c}
+    assert reuse(related).shared == several
+
+
+def test_one_infinite_cache_serves_all_sessions_in_recorded_order():
+    late = Session("late", (turn([1, 2, 5], tail=1),), start_s=10.0)
+    early = Session("early", (turn([1, 2, 3]), turn([1, 2, 3, 4])), start_s=0.0)
+    trace = Trace("test", "", BLOCK_TOKENS, (late, early))
+    assert reuse(trace.sessions).hits == ((2,), (0, 3))
+    assert infinite_cache_hit_rate(trace) == (2 + 3) * BLOCK_TOKENS / (10 * BLOCK_TOKENS + 1)
+    assert infinite_cache_hit_rate(Trace("test", "", BLOCK_TOKENS, ())) == 0.0
+
+
+@given(related_sessions())
+def test_the_infinite_cache_counts_every_token_once(related):
+    input_tokens = sum(t.input_tokens for s in related for t in s.turns)
+    hit_tokens = sum(hit * BLOCK_TOKENS for hits in reuse(related).hits for hit in hits)
+    rate = infinite_cache_hit_rate(Trace("test", "", BLOCK_TOKENS, related))
+    assert rate == pytest.approx(hit_tokens / input_tokens)
+    assert 0 <= rate <= 1

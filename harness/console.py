@@ -1,0 +1,20 @@
+"""What every command prints through."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+
+# Lines stay lines: a terminal wraps them itself, and a file or pipe wants them whole.
+out = Console(highlight=False, markup=False, soft_wrap=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
+
+
+def print_json(document: Any) -> None:
+    """One indented document on stdout."""
+    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")

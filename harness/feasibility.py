@@ -1,0 +1,61 @@
+"""Can this workload run on this cluster at all, and does anything but its storage NICs bound it?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness import bottleneck
+from harness.experiment import Experiment, ExperimentError, HardwareProfile
+from harness.scale_model import ScaleModel
+from hosts.prefill_group import RESIDENT_LAYERS
+from hosts.protocol import Role
+from workloads.layout import SessionPlan
+from workloads.models import Model, kv_bytes_per_token
+
+
+def bottlenecks(experiment: Experiment, profile: HardwareProfile) -> list[str]:
+    """What, besides storage NICs, would bound this cluster (paper 4.2)."""
+    host = bottleneck.HostBandwidth(
+        engines=int(profile.engines_per_host.value),
+        storage_nic_bytes_per_s=profile.storage_nic.value * 1e9 / 8,
+        compute_nic_bytes_per_s=profile.compute_nic.value * 1e9 / 8,
+        memory_bytes_per_s=profile.host_memory_bandwidth.value * 1e9,
+    )
+    return bottleneck.warnings(host, experiment.cluster.prefill_hosts, experiment.cluster.decode_hosts)
+
+
+def check_buffers(scaled: ScaleModel, plans: Sequence[SessionPlan]) -> None:
+    """Every prompt has to fit a host's buffer, or its turn would wait for ever."""
+    largest = max(-(-turn.input_tokens // scaled.geometry.block_tokens) for p in plans for turn in p.turns)
+    needed = largest * scaled.geometry.full_block_bytes
+    if needed > scaled.buffer_bytes:
+        gigabytes = scaled.bytes_divisor / 1e9
+        raise ExperimentError(
+            f"profile figure host_buffer: found {scaled.buffer_bytes * gigabytes:.3g} GB a host, but the "
+            f"largest prompt has {largest} blocks; expected at least {needed * gigabytes:.3g} GB: set "
+            "cluster.replace.host_buffer"
+        )
+
+
+def check_hbm(experiment: Experiment, scaled: ScaleModel, model: Model, plans: Sequence[SessionPlan]) -> None:
+    """Every request has to fit an engine's HBM, or it would wait for ever."""
+    token_bytes = kv_bytes_per_token(model)
+    variants = map(experiment.variant, experiment.measurement.policies)
+    layerwise = all(variant.layerwise for variant in variants)
+    resident_share = RESIDENT_LAYERS / model.layers if layerwise else 1.0
+    prompt, whole = 0, 0
+    for turn in (turn for plan in plans for turn in plan.turns):
+        prompt = max(prompt, turn.hit_tokens + turn.new_tokens)
+        whole = max(whole, turn.hit_tokens + turn.new_tokens + turn.output_tokens)
+    needs: tuple[tuple[Role, float], ...] = (
+        ("prefill", prompt * token_bytes * resident_share),
+        ("decode", whole * token_bytes),
+    )
+    for role, needed_bytes in needs:
+        left_bytes = scaled.engines[role].kv_hbm_bytes
+        if needed_bytes > left_bytes:
+            raise ExperimentError(
+                f"profile figure gpu_memory: found {left_bytes / 1e9:.1f} GB left for KV on a {role} engine, "
+                f"but the largest request needs {needed_bytes / 1e9:.1f} GB there; expected more: set "
+                "cluster.replace.gpu_memory, or replay shorter contexts"
+            )

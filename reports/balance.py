@@ -1,0 +1,131 @@
+"""How evenly storage NICs and prefill engines are loaded: max over mean, 1 is perfect (paper 7.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from reports import nic_series
+from reports.busy_window import storage_reads
+from reports.counter_check import inapplicable
+from reports.metadata import Host, Repetition
+from reports.statistics import Estimate, mean
+from reports.stored_run import StoredRun, of_repetition
+
+WINDOW_REAL_S = 0.5
+"""The paper's 'small window', which it leaves open: long against one read, so that an idle moment between
+two reads is no imbalance, and short against the 3 s of reading that its scheduler lets a host queue (6.1)."""
+
+BODY = 0.90
+"""Share of the read bytes, or turns, after which a repetition is in its tail: little work is left then, and
+no scheduler could spread it."""
+
+START = 0.05
+"""Share of the JCT that the paper calls the start of the job."""
+
+PAPER_STORAGE_NIC = {"round robin": 1.53, "scheduled": 1.18}
+PAPER_ATTENTION_START = 1.06
+
+
+class Balance(msgspec.Struct, frozen=True):
+    """Max over mean under one policy, the mean over repetitions; an entry is absent where it has no value.
+
+    ``storage_nic`` by ``all`` serving hosts and, where both sides read, by role; ``attention`` over the
+    ``job`` and its ``start``.
+    """
+
+    storage_nic: dict[str, Estimate]
+    attention: dict[str, Estimate]
+
+
+def balance(run: StoredRun, policy: str) -> Balance:
+    """Balance of one policy over its complete repetitions."""
+    repetitions = run.complete(policy)
+    groups = {"all": run.serving_hosts} | {
+        role: [host for host in run.serving_hosts if host.role == role]
+        for role in ("prefill", "decode")
+        if _both_sides_read(run, repetitions)
+    }
+    spans = {"job": 1.0, "start": START}
+    return Balance(
+        storage_nic=_means(
+            {g: [_storage_nics(run, r, hosts) for r in repetitions] for g, hosts in groups.items()}
+        ),
+        attention=_means({s: [_attention(run, r, share) for r in repetitions] for s, share in spans.items()}),
+    )
+
+
+def windowed_max_over_mean(received: Sequence[npt.NDArray[np.float64]]) -> float | None:
+    """Mean over windows of max over mean; ``received[h][w]`` are bytes of host h in window w.
+
+    Windows in which nothing arrived have no ratio; None where there is no other.
+    """
+    by_host = np.stack(received)
+    by_host = by_host[:, by_host.sum(axis=0) > 0]
+    return float((by_host.max(axis=0) / by_host.mean(axis=0)).mean()) if by_host.size else None
+
+
+def attention_max_over_mean(passes: pd.DataFrame) -> float | None:
+    """Mean over forward passes of the engines' attention times, max over mean.
+
+    A row is an engine in a pass, one without work counts as 0. Passes of a single engine, or without
+    attention, have no ratio; None where there is no other.
+    """
+    attention = passes.groupby(["host", "forward"])["attention_ns"].agg(["max", "mean", "size"])
+    attention = attention[(attention["size"] > 1) & (attention["max"] > 0)]
+    return float((attention["max"] / attention["mean"]).mean()) if len(attention) else None
+
+
+def _storage_nics(run: StoredRun, repetition: Repetition, hosts: list[Host]) -> float | None:
+    """One repetition, from the first read until ``BODY`` of the read bytes have arrived, in whole windows."""
+    reads = storage_reads(of_repetition(run.transfers, repetition.repetition, repetition.policy))
+    samples = of_repetition(run.nic_samples, repetition.repetition, repetition.policy)
+    if inapplicable(run) or reads.empty or not hosts:
+        return None
+    reads = reads.sort_values("end_at_ns")
+    arrived = reads["bytes"].cumsum() >= BODY * reads["bytes"].sum()
+    window_ns = WINDOW_REAL_S * run.metadata.scale.time_dilation * 1e9
+    begin_at_ns, end_at_ns = reads["begin_at_ns"].min(), reads["end_at_ns"][arrived].iloc[0]
+    edges_at_ns = begin_at_ns + window_ns * np.arange((end_at_ns - begin_at_ns) // window_ns + 1)
+    received = []
+    for host in hosts:
+        nic = samples[(samples["host"] == host.name) & (samples["nic"] == host.storage_nic)]
+        nic = nic.sort_values("at_ns")
+        if len(nic) < 2:
+            return None
+        bytes_at = nic_series.growth(nic["rx_bytes"].to_numpy(dtype=np.int64))
+        received.append(np.diff(np.interp(edges_at_ns, nic["at_ns"].to_numpy(dtype=np.int64), bytes_at)))
+    return windowed_max_over_mean(received)
+
+
+def _attention(run: StoredRun, repetition: Repetition, share: float) -> float | None:
+    """One repetition's forward passes that begin within ``share`` of the JCT and before the tail."""
+    passes = of_repetition(run.forwards, repetition.repetition, repetition.policy)
+    turns = of_repetition(run.turns, repetition.repetition, repetition.policy)
+    if passes.empty or turns.empty:
+        return None
+    done_at_ns = np.quantile(turns["done_at_ns"], BODY, method="inverted_cdf")
+    until_at_ns = min(done_at_ns, share * (repetition.jct_s or 0.0) * 1e9)
+    prefill = [host.name for host in run.serving_hosts if host.role == "prefill"]
+    return attention_max_over_mean(
+        passes[passes["host"].isin(prefill) & (passes["begin_at_ns"] < until_at_ns)]
+    )
+
+
+def _both_sides_read(run: StoredRun, repetitions: list[Repetition]) -> bool:
+    roles = {host.name: host.role for host in run.serving_hosts}
+    readers = {
+        roles[host]
+        for r in repetitions
+        for host in storage_reads(of_repetition(run.transfers, r.repetition, r.policy))["host"].unique()
+    }
+    return len(readers) == 2
+
+
+def _means(values: dict[str, list[float | None]]) -> dict[str, Estimate]:
+    estimates = {name: mean([v for v in of if v is not None]) for name, of in values.items()}
+    return {name: estimate for name, estimate in estimates.items() if estimate is not None}

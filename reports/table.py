@@ -1,0 +1,26 @@
+"""A table of the report, once for HTML and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+
+class Table(NamedTuple):
+    """Plain text cells; the first ``labels`` columns name the row, the others are figures if ``numeric``."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str = ""
+    numeric: bool = True
+    labels: int = 1
+
+
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested keys joined by dots, with their values."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
