@@ -8,9 +8,14 @@ from harness.scheduling.policy import Policy, ReadChoice, Sides, read_on_decode,
 
 
 def shorter_read_queue(request: Request, sides: Sides) -> ReadChoice:
-    """The side with fewer tokens waiting to be read; the prefill side if they are equal."""
-    shorter = read_on_decode if sides.decode_queue_tokens < sides.prefill_queue_tokens else read_on_prefill
-    return shorter(request, sides)
+    """The side with fewer tokens waiting to be read.
+
+    Of equal queues, which the paper does not mention, that of the host that was given less so far: idle
+    NICs then stay in balance, too.
+    """
+    prefill = sides.prefill_queue_tokens, sides.prefill_read_tokens
+    decode = sides.decode_queue_tokens, sides.decode_read_tokens
+    return (read_on_decode if decode < prefill else read_on_prefill)(request, sides)
 
 
 DUAL_PATH = Policy("dual_path", ScheduledEngines, shorter_read_queue)

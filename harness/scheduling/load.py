@@ -105,7 +105,7 @@ class ClusterLoad:
 
     A prefill engine counts a request's prompt from its choice until it is prefilled, a decode engine all
     its tokens from its choice until it is finished. ``decode_host_tokens`` counts a host's engines and
-    the requests that wait for one of them.
+    the requests that wait for one of them; ``read_tokens`` all that a host was ever given to read.
     """
 
     def __init__(self, prefill_hosts: Mapping[str, int], decode_hosts: Mapping[str, int]) -> None:
@@ -113,6 +113,7 @@ class ClusterLoad:
         self.prefill = _idle(prefill_hosts)
         self.decode = _idle(decode_hosts)
         self.read_queue_tokens = dict.fromkeys((*prefill_hosts, *decode_hosts), 0)
+        self.read_tokens = dict(self.read_queue_tokens)
         self.decode_host_tokens = dict.fromkeys(decode_hosts, 0)
         self._holdings: dict[int, _Holding] = {}
 
@@ -142,6 +143,7 @@ class ClusterLoad:
             if blocks:
                 reads[host] = blocks * request.hit_tokens // request.hit_blocks
                 self.read_queue_tokens[host] += reads[host]
+                self.read_tokens[host] += reads[host]
 
     def read_done(self, turn_id: int, host: str) -> None:
         """``host`` has read its share; without effect after `finished`, as in `prefilled`.

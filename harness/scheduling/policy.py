@@ -14,13 +14,16 @@ class Sides(NamedTuple):
     """A request's two hosts, as a path rule sees them.
 
     ``number``: of the request, in the order of submission. ``cycle``: consecutive requests after which
-    round robin is back at the same two hosts. Read queues in tokens; rates in tokens per unit of time.
+    round robin is back at the same two hosts. Read queues in tokens, and what each host was ever given
+    to read; rates in tokens per unit of time.
     """
 
     number: int
     cycle: int
     prefill_queue_tokens: int
     decode_queue_tokens: int
+    prefill_read_tokens: int
+    decode_read_tokens: int
     prefill_read_rate: float
     decode_read_rate: float
 

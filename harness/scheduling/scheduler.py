@@ -77,6 +77,8 @@ class RequestScheduler:
             cycle=self._cycle,
             prefill_queue_tokens=read_queue[prefill.host],
             decode_queue_tokens=read_queue[decode.host],
+            prefill_read_tokens=self._load.read_tokens[prefill.host],
+            decode_read_tokens=self._load.read_tokens[decode.host],
             prefill_read_rate=read_rate[prefill.host],
             decode_read_rate=read_rate[decode.host],
         )

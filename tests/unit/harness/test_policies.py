@@ -11,7 +11,9 @@ from harness.scheduling.policy import Sides, alternate
 BLOCK_TOKENS = 64
 queues = st.integers(0, 200_000)
 rates = st.floats(1.0, 100_000.0)
-all_sides = st.builds(Sides, st.integers(0, 1000), st.integers(1, 12), queues, queues, rates, rates)
+all_sides = st.builds(
+    Sides, st.integers(0, 1000), st.integers(1, 12), queues, queues, queues, queues, rates, rates
+)
 requests = st.builds(
     lambda hit_blocks, new: Request(1, hit_blocks, hit_blocks * BLOCK_TOKENS, new, 10),
     st.integers(0, 300),
@@ -59,10 +61,16 @@ def test_each_policy_keeps_to_its_paths(name: str, paths: set[str], request_: Re
 @given(request_=requests, sides=all_sides)
 def test_dual_path_reads_on_the_shorter_queue(request_: Request, sides: Sides) -> None:
     prefill, decode = sides.prefill_queue_tokens, sides.decode_queue_tokens
-    expected = "prefill" if prefill <= decode else "decode"
-    assert POLICIES["dual_path"].path(request_, sides).path == expected
-    equal = sides._replace(decode_queue_tokens=prefill)
-    assert POLICIES["dual_path"].path(request_, equal).path == "prefill"
+    if prefill != decode:
+        expected = "prefill" if prefill < decode else "decode"
+        assert POLICIES["dual_path"].path(request_, sides).path == expected
+
+
+@given(request_=requests, sides=all_sides)
+def test_of_equal_queues_dual_path_takes_the_host_that_read_less(request_: Request, sides: Sides) -> None:
+    equal = sides._replace(decode_queue_tokens=sides.prefill_queue_tokens)
+    expected = "prefill" if sides.prefill_read_tokens <= sides.decode_read_tokens else "decode"
+    assert POLICIES["dual_path"].path(request_, equal).path == expected
 
 
 @given(request_=requests, sides=all_sides)
@@ -86,9 +94,9 @@ def test_no_other_split_is_done_earlier(request_: Request, sides: Sides) -> None
 
 @given(request_=requests.filter(lambda r: r.hit_blocks > 0))
 def test_a_split_leaves_out_a_side_whose_queue_takes_too_long(request_: Request) -> None:
-    sides = Sides(0, 1, 0, request_.hit_tokens, 1.0, 1.0)
+    sides = Sides(0, 1, 0, request_.hit_tokens, 0, 0, 1.0, 1.0)
     assert POLICIES["split"].path(request_, sides).path == "prefill"
-    sides = Sides(0, 1, request_.hit_tokens, 0, 1.0, 1.0)
+    sides = Sides(0, 1, request_.hit_tokens, 0, 0, 0, 1.0, 1.0)
     assert POLICIES["split"].path(request_, sides).path == "decode"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
@@ -57,6 +58,7 @@ class NaiveScheduler:
         self.submitted = 0
         self.turns: list[Turn] = []
         self.queues: dict[str, list[Turn]] = {host: [] for host in decode}
+        self.given_to_read: Counter[str] = Counter()
 
     def submit(self, request: Request) -> None:
         self.turns.append(Turn(self.submitted, request))
@@ -128,9 +130,11 @@ class NaiveScheduler:
         hosts = turn.prefill.host, turn.decode.host
         queues = [self.read_queue_tokens(host) for host in hosts]
         rates = [self.limits.alpha_tokens[host] for host in hosts]
-        choice = self.policy.path(turn.request, Sides(turn.number, self.cycle, *queues, *rates))
+        given = [self.given_to_read[host] for host in hosts]
+        choice = self.policy.path(turn.request, Sides(turn.number, self.cycle, *queues, *given, *rates))
         blocks = zip(hosts, (choice.prefill_blocks, choice.decode_blocks), strict=True)
         turn.reads = {host: n * BLOCK_TOKENS for host, n in blocks if n}
+        self.given_to_read.update(turn.reads)
         return Placement(turn.prefill, turn.decode, *choice)
 
 
