@@ -11,7 +11,7 @@ import msgspec
 
 from harness.cluster import Cluster, ModeChoice
 from harness.control import AgentHandle
-from harness.preparation import Preparation, as_builtins
+from harness.preparation import Preparation
 from harness.scale_model import figures_in_force
 
 _NOT_EMULATED = (
@@ -37,7 +37,7 @@ def circumstances(preparation: Preparation, choice: ModeChoice) -> dict[str, Any
         "failure": None,
         "started_at": now(),
         "dualpath_version": metadata.version("dualpath-testbed"),
-        "experiment": as_builtins(experiment),
+        "experiment": msgspec.to_builtins(experiment),
         "baseline": experiment.measurement.baseline,
         "contender": experiment.measurement.contender,
         "variants": {

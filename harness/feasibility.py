@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from harness import bottleneck
@@ -30,9 +31,10 @@ def check_buffers(scaled: ScaleModel, plans: Sequence[SessionPlan]) -> None:
     needed = largest * scaled.geometry.full_block_bytes
     if needed > scaled.buffer_bytes:
         gigabytes = scaled.bytes_divisor / 1e9
+        enough = math.ceil(needed * gigabytes * 100) / 100
         raise ExperimentError(
             f"profile figure host_buffer: found {scaled.buffer_bytes * gigabytes:.3g} GB a host, but the "
-            f"largest prompt has {largest} blocks; expected at least {needed * gigabytes:.3g} GB: set "
+            f"largest prompt has {largest} blocks; expected at least {enough:g} GB: set "
             "cluster.replace.host_buffer"
         )
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
-
-import tomli_w
 
 from harness.circumstances import circumstances, host_entries, now
 from harness.cluster import Cluster, ModeChoice, open_cluster
 from harness.control import HostError
 from harness.deployment import Deployment, deploy
-from harness.experiment import Experiment
+from harness.experiment import Experiment, to_toml
 from harness.online.points import search
 from harness.orders import prime_objects
-from harness.preparation import Preparation, as_builtins, prepare
+from harness.preparation import Preparation, prepare
 from harness.progress import RunProgress
 from harness.repetitions import repeat, warm_up
 from harness.run import Run
@@ -48,7 +45,7 @@ def measure(experiment: Experiment, directory: Path, choice: ModeChoice, progres
     preparation = prepare(experiment)
     progress.phase(_describe(preparation))
     store = RunStore.create(directory, circumstances(preparation, choice))
-    store.save("experiment.toml", tomli_w.dumps(_without_none(as_builtins(experiment))).encode())
+    store.save("experiment.toml", to_toml(experiment).encode())
     run = Run(preparation, store, progress)
     with run.recorded():
         run.begin(f"raising the cluster ({choice.mode.replace('_', ' ')})")
@@ -134,10 +131,3 @@ def _blocks(stored: StoredObject) -> int:
 
 def _content(file: Path) -> bytes:
     return file.read_bytes() if file.exists() else b""
-
-
-def _without_none(document: Any) -> Any:
-    """TOML has no null: a key that is not set is left out."""
-    if isinstance(document, dict):
-        return {key: _without_none(value) for key, value in document.items() if value is not None}
-    return document

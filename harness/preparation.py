@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from harness.cluster import Cluster, ClusterHost, ClusterSpec
 from harness.experiment import Experiment, HardwareProfile, load_profile
 from harness.feasibility import bottlenecks, check_buffers, check_hbm
@@ -176,12 +174,6 @@ def prepare(experiment: Experiment) -> Preparation:
         read_bytes=expected_read_bytes(windows, scaled.geometry.full_block_bytes),
         warnings=tuple(bottlenecks(experiment, profile)),
     )
-
-
-def as_builtins(experiment: Experiment) -> dict[str, object]:
-    """An experiment with all its defaults, for TOML and JSON."""
-    resolved: dict[str, object] = msgspec.to_builtins(experiment)
-    return resolved
 
 
 def _trace(experiment: Experiment) -> Trace:

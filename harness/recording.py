@@ -85,8 +85,8 @@ class Repetition:
     complete: bool = False
 
     def in_flight(self) -> str:
-        """The turns that are not done, in words; '' if there are none."""
-        turns = [str(turn) for turn in self.turns if turn.done is None]
+        """The turns that are not done, in words; '' if there are none, or were withdrawn at the end."""
+        turns = [] if self.complete else [str(turn) for turn in self.turns if turn.done is None]
         more = f" and {len(turns) - _SHOWN_TURNS} more" if len(turns) > _SHOWN_TURNS else ""
         return f"{len(turns)} turns in flight: {', '.join(turns[:_SHOWN_TURNS])}{more}" if turns else ""
 

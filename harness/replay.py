@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from harness.control import HostError
@@ -89,7 +90,7 @@ class Replay:
         self._turns: dict[int, _Turn] = {}
         self._asking: set[str] = set()
         self._watch: PointWatch | None = None
-        self._decided = False
+        self._decided = asyncio.Event()
 
     async def run(self, agents: Iterable[Agent], watch: PointWatch | None = None) -> None:
         """Begin on every host, replay, end on every host and collect their reports.
@@ -101,7 +102,7 @@ class Replay:
         deployment, hosts = self._deployment, list(self._deployment.agents)
         deployment.on_event = self._on_event
         await deployment.call_all(everyone(hosts, BeginRepetition(self._pace.layerwise)))
-        self._watch, self._decided = watch, False
+        self._watch = watch
         self._began_at_ns = time.monotonic_ns()
         cpu_before_s = time.process_time()
         try:
@@ -150,25 +151,32 @@ class Replay:
             outcome := self._watch.decide(self._real_s(self._now_ns()))
         ) is None:
             await asyncio.sleep(_WATCH_INTERVAL_S)
-        self._repetition.stopped, self._decided = outcome, True
+        self._repetition.stopped = outcome
+        self._decided.set()
         for request in self._scheduler.drop_waiting():
             self._turns[request.turn_id].done.set_result(None)
 
     async def _arrive(self, agents: Iterable[Agent], sessions: asyncio.TaskGroup) -> None:
         """Start every agent at its time."""
         for agent in agents:
-            await asyncio.sleep(agent.start_s - self._now_ns() / 1e9)
-            if self._decided:
+            await self._pause(agent.start_s - self._now_ns() / 1e9)
+            if self._decided.is_set():
                 return
             sessions.create_task(self._session(agent))
 
     async def _session(self, agent: Agent) -> None:
         for index, turn in enumerate(agent.plan.turns):
             if index and (gap_s := self._pace.gap_s(turn)):
-                await asyncio.sleep(gap_s)
-            if self._decided:
+                await self._pause(gap_s)
+            if self._decided.is_set():
                 return
             await self._turn(agent, turn)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but not on when the point is decided."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._decided.wait()
 
     async def _turn(self, agent: Agent, plan: TurnPlan) -> None:
         """One turn, from its arrival to its last token (or until it is withdrawn)."""

@@ -11,6 +11,7 @@ NICs' rates are the hardware's own.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,11 @@ def scale(experiment: Experiment, profile: HardwareProfile, model: Model, block_
 
     A host's compute NICs, one an engine, are emulated as one NIC of their total rate.
     """
+    if profile.engines_per_host.value % 1:
+        raise ExperimentError(
+            f"profile figure engines_per_host: found {profile.engines_per_host.value:g}, expected a whole "
+            "number: set cluster.replace.engines_per_host"
+        )
     layers = -(-model.layers // experiment.scale.layers_divisor)
     real_bytes = kv_bytes_per_token(model) * block_tokens / layers
     scaled = round(real_bytes / experiment.scale.bytes_divisor)
@@ -96,7 +102,7 @@ def _engine(
         raise ExperimentError(
             f"profile figure gpu_memory: found {memory:g} GB x {share:g}, but an engine holds "
             f"{weight_bytes / 1e9:.1f} GB of {model.name}'s weights; expected more than "
-            f"{weight_bytes / 1e9 / share:.0f} GB: {more_hosts}set cluster.replace.gpu_memory"
+            f"{math.ceil(weight_bytes / 1e9 / share)} GB: {more_hosts}set cluster.replace.gpu_memory"
         )
     return EngineConfig(
         model=model.name,

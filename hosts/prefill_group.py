@@ -51,7 +51,7 @@ class PrefillGroup:
         self.engines = engines
         self._host, self._compute, self._passes = host, compute, passes
         self._queues: dict[int, deque[_Waiting]] = {engine: deque() for engine in engines}
-        self._work = asyncio.Event()
+        self._work, self._passing = asyncio.Event(), asyncio.Lock()
         self._task = asyncio.create_task(self._run(), name=f"engines {engines.start}-{engines.stop - 1}")
 
     async def close(self) -> None:
@@ -60,7 +60,10 @@ class PrefillGroup:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def run(self, engine: int, kv: PromptKv) -> tuple[int, int]:
-        """Compute a prompt whose KV can be loaded: (nanoseconds it waited, nanoseconds of its passes)."""
+        """Compute a prompt whose KV can be loaded: (nanoseconds it waited, nanoseconds of its passes).
+
+        When this returns or raises, also by cancellation, no pass uses ``kv`` any more.
+        """
         waiting = _Waiting(kv, asyncio.get_running_loop().create_future())
         self._queues[engine].append(waiting)
         self._work.set()
@@ -69,18 +72,20 @@ class PrefillGroup:
         except asyncio.CancelledError:
             if waiting in self._queues[engine]:
                 self._queues[engine].remove(waiting)
-            raise
+            async with self._passing:
+                raise
         return waiting.wait_ns, waiting.compute_ns
 
     async def _run(self) -> None:
         while True:
             await self._work.wait()
             try:
-                batches = [self._next_batch(self._queues[engine]) for engine in self.engines]
-                if any(batches):
-                    await self._forward(batches)
-                else:
-                    self._work.clear()
+                async with self._passing:
+                    batches = [self._next_batch(self._queues[engine]) for engine in self.engines]
+                    if any(batches):
+                        await self._forward(batches)
+                    else:
+                        self._work.clear()
             except Exception as error:  # every turn here fails with it, and says so to its decode host
                 for waiting in (w for queue in self._queues.values() for w in queue):
                     if not waiting.computed.done():

@@ -1,4 +1,11 @@
-"""How evenly storage NICs and prefill engines are loaded: max over mean, 1 is perfect (paper 7.5)."""
+"""How evenly storage NICs and prefill engines are loaded: max over mean, 1 is perfect (paper 7.5).
+
+Over windows, and over forward passes, it is sum of max / sum of mean: the mean of max / mean weighted by the
+work done. Unweighted, a window with a read or two, or a pass of one short prompt, would count as much as a
+full one; its max / mean is near the number of hosts or engines however well the work is spread, and where
+little is left to read such windows are many. The sums have a meaning of their own: what waits for the busiest
+host or engine each time takes so many times as long as with even shares.
+"""
 
 from __future__ import annotations
 
@@ -60,24 +67,23 @@ def balance(run: StoredRun, policy: str) -> Balance:
 
 
 def windowed_max_over_mean(received: Sequence[npt.NDArray[np.float64]]) -> float | None:
-    """Mean over windows of max over mean; ``received[h][w]`` are bytes of host h in window w.
+    """Sum over windows of max / sum of mean; ``received[h][w]`` are bytes of host h in window w.
 
-    Windows in which nothing arrived have no ratio; None where there is no other.
+    None where nothing arrived.
     """
     by_host = np.stack(received)
-    by_host = by_host[:, by_host.sum(axis=0) > 0]
-    return float((by_host.max(axis=0) / by_host.mean(axis=0)).mean()) if by_host.size else None
+    return float(by_host.max(axis=0).sum() / by_host.mean(axis=0).sum()) if by_host.any() else None
 
 
 def attention_max_over_mean(passes: pd.DataFrame) -> float | None:
-    """Mean over forward passes of the engines' attention times, max over mean.
+    """Sum over forward passes of the longest attention time / sum of the engines' mean.
 
-    A row is an engine in a pass, one without work counts as 0. Passes of a single engine, or without
-    attention, have no ratio; None where there is no other.
+    A row is an engine in a pass, one without work counts as 0. Passes of a single engine have no balance;
+    None where there is no other, or no attention.
     """
     attention = passes.groupby(["host", "forward"])["attention_ns"].agg(["max", "mean", "size"])
-    attention = attention[(attention["size"] > 1) & (attention["max"] > 0)]
-    return float((attention["max"] / attention["mean"]).mean()) if len(attention) else None
+    attention = attention[attention["size"] > 1]
+    return float(attention["max"].sum() / attention["mean"].sum()) if attention["max"].any() else None
 
 
 def _storage_nics(run: StoredRun, repetition: Repetition, hosts: list[Host]) -> float | None:

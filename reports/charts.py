@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from reports.comparison import Metric, metric_of
 from reports.latency_charts import breakdown_chart, online_chart, ttft_chart
 from reports.plot_style import (
     INK,
@@ -30,7 +31,11 @@ def charts(run: StoredRun, summary: Summary) -> list[Chart]:
         if (repetition := shown_repetition(run, name)) is not None
     }
     # What an online run mixes, points of different load, has no one JCT and no one distribution.
-    latencies = [online_chart(summary)] if summary.online else [_jct_chart(summary), ttft_chart(run, summary)]
+    latencies = (
+        [online_chart(summary)]
+        if summary.online
+        else [_jct_chart(summary, metric_of(run)), ttft_chart(run, summary)]
+    )
     drawn = [
         snic_chart(run, summary, shown),
         *latencies,
@@ -41,13 +46,13 @@ def charts(run: StoredRun, summary: Summary) -> list[Chart]:
     return [chart for chart in drawn if chart is not None]
 
 
-def _jct_chart(summary: Summary) -> Chart | None:
+def _jct_chart(summary: Summary, metric: Metric) -> Chart | None:
     figure = go.Figure()
-    policies = [name for name, metrics in summary.policies.items() if metrics.jct_s]
+    policies = [name for name, metrics in summary.policies.items() if metric.of(metrics)]
     if not policies:
         return None
     for name in policies:
-        jct_s = summary.policies[name].jct_s
+        jct_s = metric.of(summary.policies[name])
         mean_s = float(np.mean(jct_s))
         figure.add_trace(
             go.Bar(
@@ -75,8 +80,9 @@ def _jct_chart(summary: Summary) -> Chart | None:
     styled(figure, 90 + 52 * len(policies), showlegend=False, barmode="overlay")
     figure.update_layout(margin={"l": 110, "t": 10})
     figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(title_text="job completion time, emulated seconds", rangemode="tozero")
-    return Chart("jct", "Job completion time", "Bar: mean. Dots: the repetitions.", figure)
+    figure.update_xaxes(title_text=f"{metric.words}, emulated seconds", rangemode="tozero")
+    title = "Job completion time" if metric is Metric.JCT else "Job completion time of an agent, mean"
+    return Chart("jct", title, "Bar: mean. Dots: the repetitions.", figure)
 
 
 def _turns_chart(run: StoredRun, summary: Summary, shown: dict[str, int]) -> Chart | None:

@@ -159,7 +159,6 @@ def _limits(run: StoredRun) -> Table:
             ", ".join(f"{host} {number(round(tokens))}" for host, tokens in limits.alpha_tokens.items()),
             number(round(limits.beta_tokens)),
             number(limits.decode_hbm_tokens),
-            size(limits.prefill_hbm_bytes),
         ]
         for limits, repetitions in shared.values()
     ]
@@ -168,6 +167,5 @@ def _limits(run: StoredRun) -> Table:
         "alpha: tokens that a host reads in 3 s",
         "beta: tokens that an engine computes in 5 s",
         "KV tokens in a decode engine's HBM",
-        "KV in a prefill engine's HBM, real",
     ]
     return Table("Limits of the request scheduler", columns, rows, labels=2)

@@ -48,7 +48,7 @@ def _online_figures(online: Online) -> list[Figure]:
 
 
 def _offline_figures(summary: Summary) -> list[Figure]:
-    """Speedup, both JCTs, and how busy the storage NICs were."""
+    """Speedup, what it compares, and how busy the storage NICs were."""
     comparison = summary.comparison
     if comparison is None:
         return []
@@ -59,14 +59,14 @@ def _offline_figures(summary: Summary) -> list[Figure]:
     elif found.ci_low is not None and found.ci_high is not None:
         detail = f"95 % interval {found.ci_low:.2f} – {found.ci_high:.2f}"
         detail += "" if comparison.significant else ": no significant difference"
-    figures = [Figure("Speedup (JCT)", f"{found.value:.2f}x" if found else ABSENT, detail)]
+    metric = comparison.metric
+    figures = [Figure(f"Speedup ({metric.words})", f"{found.value:.2f}x" if found else ABSENT, detail)]
     for name in (comparison.baseline, comparison.contender):
-        metrics = summary.policies[name]
-        mean_s = fmean(metrics.jct_s) if metrics.jct_s else None
-        real_s = fmean(metrics.jct_real_s) if metrics.jct_real_s else None
-        figures.append(
-            Figure(f"JCT, {name}", seconds(mean_s), f"emulated; {seconds(real_s)} on the real hardware")
-        )
+        values_s = metric.of(summary.policies[name])
+        mean_s = fmean(values_s) if values_s else None
+        real_s = mean_s / summary.scale["time_dilation"] if mean_s is not None else None
+        label = f"{metric.words[0].upper()}{metric.words[1:]}, {name}"
+        figures.append(Figure(label, seconds(mean_s), f"emulated; {seconds(real_s)} on the real hardware"))
     for name in (comparison.baseline, comparison.contender):
         roles = {
             role: [

@@ -53,9 +53,7 @@ def _listed(title: str, lines: list[str]) -> Iterator[str]:
 
 
 def _table(table: Table) -> str:
-    rules = [
-        "---:" if table.numeric and index >= table.labels else "---" for index in range(len(table.columns))
-    ]
+    rules = ["---:" if table.holds_figures(index) else "---" for index in range(len(table.columns))]
     rows = [[_text(cell) for cell in row] for row in (table.columns, *table.rows)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rules, *rows[1:]))
 

@@ -113,12 +113,11 @@ class Control(msgspec.Struct, frozen=True):
 
 class Limits(msgspec.Struct, frozen=True):
     """What the request scheduler went by (paper 6.1): ``alpha_tokens`` by host, ``beta_tokens`` an engine,
-    KV tokens in a decode engine's HBM, KV bytes (real) in a prefill engine's."""
+    KV tokens in a decode engine's HBM."""
 
     alpha_tokens: dict[str, float] = {}
     beta_tokens: float = 0.0
     decode_hbm_tokens: int = 0
-    prefill_hbm_bytes: float = 0.0
 
 
 class Repetition(msgspec.Struct, frozen=True):

@@ -41,6 +41,7 @@ class PolicyMetrics(msgspec.Struct, frozen=True):
     bytes_transferred: int
     verified_blocks: int
     mismatched_blocks: int
+    agent_jct_mean_s: list[float]
     agent_jct_s: Distribution
     agent_jct_real_s: Distribution
     ttft_s: Distribution
@@ -62,7 +63,8 @@ def policy_metrics(run: StoredRun, policy: str, repetitions: list[Repetition]) -
     dilation = run.metadata.scale.time_dilation
     jct_s = [r.jct_s for r in repetitions if r.jct_s]
     turns_per_s = [r.turns / r.jct_s for r in repetitions if r.jct_s]
-    agent_s = distribution(agent_jct_s(turns).to_list())
+    agents_s = agent_jct_s(turns)
+    agent_s = distribution(agents_s.to_list())
     ttft_s, ttst_s, tpot_s = ttft_distribution(turns), ttst_distribution(turns), tpot_distribution(turns)
     breakdown_s = ttft_breakdown(turns)
     windows = {r.repetition: _window(run, r) for r in repetitions}
@@ -78,6 +80,7 @@ def policy_metrics(run: StoredRun, policy: str, repetitions: list[Repetition]) -
         bytes_transferred=sum(r.transferred_bytes for r in repetitions),
         verified_blocks=sum(r.verified_blocks for r in repetitions),
         mismatched_blocks=sum(r.mismatched_blocks for r in repetitions),
+        agent_jct_mean_s=agents_s.groupby(level="repetition").mean().to_list(),
         agent_jct_s=agent_s,
         agent_jct_real_s=real(agent_s, dilation),
         ttft_s=ttft_s,

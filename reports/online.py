@@ -1,6 +1,6 @@
 """How many agents a policy serves within the SLO (paper, section 7): Poisson arrivals at rising rates.
 
-Everything here is in real units, as the SLO is: what the hardware that the profile describes would show.
+Rates and latencies are real, as the SLO is: what the hardware that the profile describes would show.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from reports.bottleneck import bottleneck, highest
 from reports.latency import Distribution
 from reports.metadata import Slo, StoredPoint, StoredSearch
 from reports.metrics import policy_metrics
+from reports.storage_nics import SnicMetrics
 from reports.stored_run import StoredRun
 from reports.units import number, seconds
 
@@ -33,6 +34,7 @@ class Point(msgspec.Struct, frozen=True):
     ttst_real_s: Distribution
     tpot_real_s: Distribution
     ttft_breakdown_real_s: dict[str, float]
+    storage_nic: dict[str, SnicMetrics]
     bound: str
     bottleneck: str | None
 
@@ -43,6 +45,12 @@ class Served(msgspec.Struct, frozen=True):
     max_agents_per_s: float | None
     limited: bool
     points: list[Point]
+
+    @property
+    def highest_steady(self) -> Point | None:
+        """The point of ``max_agents_per_s``."""
+        steady = [point for point in self.points if point.outcome == "steady"]
+        return next((point for point in steady if point.agents_per_s == self.max_agents_per_s), None)
 
 
 class Online(msgspec.Struct, frozen=True):
@@ -106,6 +114,7 @@ def _point(run: StoredRun, policy: str, stored: StoredPoint) -> Point:
         ttft_real_s=metrics.ttft_real_s,
         ttst_real_s=metrics.ttst_real_s,
         tpot_real_s=metrics.tpot_real_s,
+        storage_nic=metrics.storage_nic,
         ttft_breakdown_real_s={part: s / dilation for part, s in metrics.ttft_breakdown_s.items()},
         bound=bound.text if (bound := highest(metrics)) else "",
         bottleneck=bottleneck(metrics),

@@ -16,7 +16,7 @@ from reports.table import Table
 from reports.units import ABSENT, interval, number, percent, seconds
 
 OUTCOMES = {
-    "steady": "steady, within the SLO",
+    "steady": "meets the SLO",
     "ttft_slo": "TTFT above the SLO",
     "tpot_slo": "TPOT above the SLO",
     "time_limit": "neither steady nor above in time",
@@ -46,6 +46,7 @@ def ablation_table(run: StoredRun, summary: Summary) -> Table:
         [_step_row(step, dilation) for step in summary.ablation],
         "Paper, other scale: 660B, 64K, 1024 and 2048 agents, mean JCT below Basic (7.4).",
         labels=4,
+        remarks=1,
     )
 
 
@@ -89,8 +90,9 @@ def balance_table(summary: Summary) -> Table:
             f"attention time, first {percent(START, 0)} of the job",
         ],
         rows,
-        f"1 is perfect. Storage NICs in windows of {WINDOW_REAL_S:g} s on the real hardware; attention over "
-        "the engines of a forward pass. In brackets: 95 % interval over repetitions. Paper, other scale "
+        f"1 is perfect. Storage NICs in windows of {WINDOW_REAL_S:g} s on the real hardware, weighted by "
+        "their traffic; attention over the engines of a forward pass, weighted by its attention time. In "
+        "brackets: 95 % interval over repetitions. Paper, other scale, its windows and weights not given "
         f"(7.5): storage NICs {storage}, attention in the first {percent(START, 0)} down to "
         f"{PAPER_ATTENTION_START}.",
     )
@@ -120,6 +122,7 @@ def served_table(online: Online) -> Table:
         rows,
         f"{online.text}. Paper, other scale: DualPath over Basic {paper}. A rate is measured once and only "
         "at the points below, so the ratio has no interval.",
+        remarks=1,
     )
 
 
@@ -132,18 +135,19 @@ def point_table(online: Online) -> Table:
             *(seconds(point.ttft_real_s[name]) for name in measures),
             *(seconds(point.ttst_real_s[name]) for name in measures),
             *(seconds(point.tpot_real_s[name]) for name in measures),
-            OUTCOMES.get(point.outcome, point.outcome),
             str(point.repetition),
+            OUTCOMES.get(point.outcome, point.outcome),
         ]
         for policy, point in _points(online)
     ]
     columns = [f"{metric} {name}" for metric in ("TTFT", "TTST", "TPOT") for name in measures]
     return Table(
         "Arrival rates measured (real hardware)",
-        ["policy", "agents/s", *columns, "outcome", "repetition"],
+        ["policy", "agents/s", *columns, "repetition", "outcome"],
         rows,
-        "Over all turns of a point.",
-        labels=1,
+        "Latencies over all turns of a point. Its last window decides the outcome, steady within the SLO or "
+        "above it, so that a point above it may have a mean below it.",
+        remarks=1,
     )
 
 
@@ -171,6 +175,7 @@ def point_ttft_table(online: Online) -> Table:
             "bounding resource",
         ],
         rows,
+        remarks=1,
     )
 
 

@@ -12,7 +12,7 @@ from reports.summary import Summary
 
 INK, FAINT, CEILING = "#1c2733", "#e6eaee", "#b3261e"
 POLICY_COLOURS = ("#b06a00", "#0b63b0", "#1b7f5c", "#7a4fa3", "#5b6875", "#c2477f")
-"""Baseline, contender, others: distinct to colour-blind readers too (after Okabe and Ito)."""
+"""In the order of the policies: distinct to colour-blind readers too (after Okabe and Ito)."""
 
 POINTS = 300
 

@@ -109,6 +109,10 @@ def _amounts(run: StoredRun, summary: Summary) -> Table:
         ["bytes persisted, emulated", *each(lambda m: size(m.bytes_written))],
         ["bytes between hosts, emulated", *each(lambda m: size(m.bytes_transferred))],
         ["KV blocks checked / wrong", *each(lambda m: f"{m.verified_blocks:,} / {m.mismatched_blocks:,}")],
+    ]
+    if summary.online:
+        return Table("Bytes moved, all points", ["metric", *summary.policies], rows)
+    rows += [
         ["prefill engines busy", *each(lambda m: percent(m.prefill_engine_busy))],
         ["busy window / JCT", *each(lambda m: percent(m.busy_window_share))],
     ]
@@ -116,6 +120,14 @@ def _amounts(run: StoredRun, summary: Summary) -> Table:
 
 
 def _storage_nics(summary: Summary) -> Table:
+    """Offline over all repetitions, online at each policy's highest steady rate, where it has one."""
+    nics = {policy: metrics.storage_nic for policy, metrics in summary.policies.items()}
+    note = "Utilization is payload over the payload ceiling."
+    if summary.online:
+        steady = {name: p for name, s in summary.online.policies.items() if (p := s.highest_steady)}
+        nics = {name: point.storage_nic for name, point in steady.items()}
+        rates = ", ".join(f"{name} {number(point.agents_per_s)}" for name, point in steady.items())
+        note = f"At the highest steady rate of each policy (agents/s: {rates}). {note}"
     rows = [
         [
             policy,
@@ -130,8 +142,8 @@ def _storage_nics(summary: Summary) -> Table:
             rate(nic.ceiling_real_gbit_per_s),
             percent(nic.counter_over_payload),
         ]
-        for policy, metrics in summary.policies.items()
-        for host, nic in metrics.storage_nic.items()
+        for policy, by_host in nics.items()
+        for host, nic in by_host.items()
     ]
     columns = [
         "policy",
@@ -146,7 +158,7 @@ def _storage_nics(summary: Summary) -> Table:
         "ceiling, real hardware",
         "counter / payload",
     ]
-    return Table("Storage NICs", columns, rows, "Utilization is payload over the payload ceiling.", labels=3)
+    return Table("Storage NICs", columns, rows, note, labels=3)
 
 
 def _pairs(summary: Summary) -> Table:
@@ -164,4 +176,5 @@ def _pairs(summary: Summary) -> Table:
             ]
         )
     columns = ["baseline", "contender", "speedup", "95 % interval", "significant"]
-    return Table("All pairs of policies", columns, rows, labels=2)
+    by = f"By {summary.pairwise[0].metric.words}." if summary.pairwise else ""
+    return Table("All pairs of policies", columns, rows, by, labels=2)

@@ -19,6 +19,7 @@ from reports.plot_style import (
     styled,
     translucent,
 )
+from reports.storage_nics import SnicMetrics
 from reports.stored_run import StoredRun, of_repetition
 from reports.summary import Summary
 from reports.units import percent
@@ -56,10 +57,20 @@ def snic_chart(run: StoredRun, summary: Summary, shown: dict[str, int]) -> Chart
         "What every storage NIC received over time",
         "Mbit/s on the interface (emulated, measured by its counters), one row a host, the same axes "
         "everywhere. Dashed: the ceiling measured on that path just before (payload). Grey: the busy "
-        "window. The figure in each panel is the utilization in that window, over all repetitions. "
+        "window. The figure in each panel is the utilization in that window"
+        + (". " if summary.online else ", over all repetitions. ")
         + shown_in_words(run, shown),
         figure,
     )
+
+
+def _nics(summary: Summary, policy: str, repetition: int) -> dict[str, SnicMetrics]:
+    """Offline over all repetitions; online of the repetition, whose load no other has."""
+    if summary.online is None:
+        return summary.policies[policy].storage_nic
+    served = summary.online.policies.get(policy)
+    points = served.points if served else []
+    return next((point.storage_nic for point in points if point.repetition == repetition), {})
 
 
 def _snic_panel(
@@ -114,7 +125,7 @@ def _snic_panel(
             row=row,
             col=column,
         )
-    nic = summary.policies[policy].storage_nic.get(host.name)
+    nic = _nics(summary, policy, repetition).get(host.name)
     ceiling = (nic.ceiling_gbit_per_s or 0.0) * 1e3 if nic else 0.0
     if nic is None or not ceiling:
         ceiling_of_host = run.metadata.ceilings.get(host.name)

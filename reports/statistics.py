@@ -1,10 +1,10 @@
-"""Comparing two policies from a handful of repetitions, and percentiles that the sample can carry.
+"""Ratios and means of a handful of repetitions, and percentiles that the sample can carry.
 
-Why Welch on logarithms, not pairs: a speedup is a ratio, so its errors multiply and log(JCT) is the scale on
-which swapping baseline and contender only flips the sign. Repetitions run A B B A, which cancels a linear
-drift out of the difference of means already; pairing neighbours as well would halve the few degrees of
-freedom there are (two repetitions a policy: one instead of about two) for a correlation that an idle machine
-does not show. Drift that does occur widens the interval: the error is on the cautious side.
+Why Welch on logarithms, not pairs: a speedup is a ratio, so its errors multiply and the logarithm of time is
+the scale on which swapping baseline and contender only flips the sign. Repetitions run A B B A, which cancels
+a linear drift out of the difference of means already; pairing neighbours as well would halve the few degrees
+of freedom there are (two repetitions a policy: one instead of about two) for a correlation that an idle
+machine does not show. Drift that does occur widens the interval: the error is on the cautious side.
 """
 
 from __future__ import annotations
@@ -35,27 +35,15 @@ class Estimate(msgspec.Struct, frozen=True):
     ci_high: float | None = None
 
 
-class Comparison(msgspec.Struct, frozen=True):
-    """Two policies over the same trace. ``speedup`` is absent when either has no complete repetition."""
-
-    baseline: str
-    contender: str
-    speedup: Estimate | None
-    significant: bool
-    confidence: float
-    method: str
-    text: str
-
-
-METHOD = "ratio of geometric mean JCTs, Welch t interval on log(JCT)"
+METHOD = "ratio of geometric means over repetitions, Welch t interval on logarithms"
 
 
 def speedup(
     baseline_s: Sequence[float], contender_s: Sequence[float], confidence: float = CONFIDENCE
 ) -> Estimate:
-    """Geometric mean JCT of the baseline over the contender's, with a two-sided Welch interval.
+    """Geometric mean time of the baseline over the contender's, with a two-sided Welch interval.
 
-    Takes positive job completion times in any one unit, at least one of each. Welch (1947),
+    Takes positive times in any one unit, a value a repetition, at least one of each. Welch (1947),
     Biometrika 34; degrees of freedom by Satterthwaite.
     """
     if not baseline_s or not contender_s or min(*baseline_s, *contender_s, math.inf) <= 0:
@@ -78,23 +66,6 @@ def speedup(
         value=math.exp(difference),
         ci_low=math.exp(difference - half_width),
         ci_high=math.exp(difference + half_width),
-    )
-
-
-def compare(
-    baseline: str, baseline_s: Sequence[float], contender: str, contender_s: Sequence[float]
-) -> Comparison:
-    """Compare two named policies by the JCTs of their complete repetitions, in words as well."""
-    found = speedup(baseline_s, contender_s) if baseline_s and contender_s else None
-    significant = found is not None and _clears_resolution(found)
-    return Comparison(
-        baseline=baseline,
-        contender=contender,
-        speedup=found,
-        significant=significant,
-        confidence=CONFIDENCE,
-        method=METHOD,
-        text=_in_words(baseline, contender, found, significant),
     )
 
 
@@ -127,32 +98,3 @@ def coefficient_of_variation(samples: Sequence[float]) -> float | None:
     if len(samples) < 2:
         return None
     return float(np.std(samples, ddof=1) / np.mean(samples))
-
-
-def _clears_resolution(found: Estimate) -> bool:
-    if found.ci_low is None or found.ci_high is None:
-        return False
-    return found.ci_low > 1 + RESOLUTION or found.ci_high < 1 / (1 + RESOLUTION)
-
-
-def _in_words(baseline: str, contender: str, found: Estimate | None, significant: bool) -> str:
-    if found is None:
-        return f"{contender} against {baseline}: no comparison, a policy has no complete repetition"
-    if found.ci_low is None or found.ci_high is None:
-        return (
-            f"{contender} against {baseline}: {found.value:.2f}x in one repetition; no interval and no "
-            "claim of significance below two repetitions a policy"
-        )
-    interval = f"{CONFIDENCE * 100:.0f} % CI {found.ci_low:.2f}-{found.ci_high:.2f}"
-    if significant and found.value > 1:
-        return f"{contender} is {found.value:.2f}x faster than {baseline} ({interval})"
-    if significant:
-        slower = 1 / found.value
-        return f"{contender} is {slower:.2f}x slower than {baseline} (speedup {found.value:.2f}x, {interval})"
-    fine = f"{found.value:.3f}x, {CONFIDENCE * 100:.0f} % CI {found.ci_low:.3f}-{found.ci_high:.3f}"
-    if found.ci_low <= 1 <= found.ci_high:
-        return f"no significant difference between {contender} and {baseline} ({fine})"
-    return (
-        f"no significant difference between {contender} and {baseline} ({fine}): not clear of the testbed's "
-        f"resolution of {RESOLUTION * 100:.0f} %"
-    )

@@ -15,10 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports.metadata import Host, Metadata, Repetition, ReportError, read_metadata
-
-ORACLE = "oracle"
-"""The policy that by definition loads and transfers nothing (paper, section 7)."""
+from reports.metadata import Host, Metadata, Repetition, ReportError, Variant, read_metadata
+from reports.variants import ORACLE, differ_in_switches, step
 
 
 def _columns(**kinds: str) -> dict[str, str]:
@@ -79,11 +77,29 @@ class StoredRun:
 
     @cached_property
     def policies(self) -> list[str]:
-        """Baseline, contender, then the others as they were first run."""
-        named = [self.metadata.baseline, self.metadata.contender]
-        seen = [repetition.policy for repetition in self.metadata.repetitions]
+        """As the experiment lists them; an ablation's step by step."""
+        metadata = self.metadata
+        listed = metadata.experiment.get("measurement", {}).get("policies", [])
+        named = [metadata.baseline, metadata.contender]
+        seen = [repetition.policy for repetition in metadata.repetitions]
         partial = [str(policy) for policy in self.turns["policy"].unique()]
-        return list(dict.fromkeys(name for name in [*named, *seen, *partial] if name))
+        names = list(dict.fromkeys(name for name in [*listed, *named, *seen, *partial] if name))
+        known = [name for name in names if name in metadata.variants]
+        if not differ_in_switches(metadata.variants[name] for name in known):
+            return names
+        known.sort(key=lambda name: step(metadata.variants[name]))
+        return list(dict.fromkeys([*known, *names]))
+
+    @cached_property
+    def variants(self) -> dict[str, Variant]:
+        """What the policies of this run stand for, in their order."""
+        known = self.metadata.variants
+        return {name: known[name] for name in self.policies if name in known}
+
+    @property
+    def is_ablation(self) -> bool:
+        """Whether the policies differ in the paper's other parts (7.4), not only in who reads."""
+        return differ_in_switches(self.variants.values())
 
     def is_oracle(self, policy: str) -> bool:
         """Whether a variant reads and transfers nothing, whatever its name is."""

@@ -11,10 +11,10 @@ from reports.ablation import Step, ablation
 from reports.atomic_file import write_atomically
 from reports.balance import Balance, balance
 from reports.bottleneck import bottleneck
+from reports.comparison import Comparison, Metric, compare, metric_of
 from reports.metadata import Emulation
 from reports.metrics import PolicyMetrics, policy_metrics
 from reports.online import Online, online
-from reports.statistics import Comparison, compare
 from reports.stored_run import StoredRun
 from reports.validity import judge
 from reports.verdict import NO_PAIR, verdict
@@ -60,9 +60,10 @@ def analyse(run: StoredRun) -> Summary:
     policies = {name: policy_metrics(run, name, run.complete(name)) for name in run.policies}
     gates = judge(run, policies)
     served = online(run)
-    pairwise = [] if served else _pairwise(policies)
+    metric = metric_of(run)
+    pairwise = [] if served else [_compared(policies, metric, *pair) for pair in combinations(policies, 2)]
     wanted = (metadata.baseline, metadata.contender)
-    comparison = next((pair for pair in pairwise if (pair.baseline, pair.contender) == wanted), None)
+    comparison = None if served else _wanted(policies, metric, *wanted)
     finding = served.text if served else comparison.text if comparison else NO_PAIR
     bounds = _at_highest_load(served) if served else {name: bottleneck(m) for name, m in policies.items()}
     known_bounds = {name: bound for name, bound in bounds.items() if bound}
@@ -96,11 +97,19 @@ def write_summary(run: StoredRun, summary: Summary) -> None:
     write_atomically(run.directory / "summary.json", document + b"\n")
 
 
-def _pairwise(policies: dict[str, PolicyMetrics]) -> list[Comparison]:
-    return [
-        compare(first, policies[first].jct_s, second, policies[second].jct_s)
-        for first, second in combinations(policies, 2)
-    ]
+def _compared(
+    policies: dict[str, PolicyMetrics], metric: Metric, baseline: str, contender: str
+) -> Comparison:
+    return compare(baseline, metric.of(policies[baseline]), contender, metric.of(policies[contender]), metric)
+
+
+def _wanted(
+    policies: dict[str, PolicyMetrics], metric: Metric, baseline: str | None, contender: str | None
+) -> Comparison | None:
+    """The comparison that the experiment names; None where it names no two policies."""
+    if baseline is None or contender is None or baseline == contender:
+        return None
+    return _compared(policies, metric, baseline, contender)
 
 
 def _at_highest_load(served: Online) -> dict[str, str | None]:

@@ -7,7 +7,11 @@ from typing import Any, NamedTuple
 
 
 class Table(NamedTuple):
-    """Plain text cells; the first ``labels`` columns name the row, the others are figures if ``numeric``."""
+    """Plain text cells.
+
+    If ``numeric``, columns hold figures but for the first ``labels``, which name the row, and the last
+    ``remarks``, which are prose.
+    """
 
     title: str
     columns: list[str]
@@ -15,6 +19,11 @@ class Table(NamedTuple):
     note: str = ""
     numeric: bool = True
     labels: int = 1
+    remarks: int = 0
+
+    def holds_figures(self, column: int) -> bool:
+        """Whether cells of this column are aligned as figures."""
+        return self.numeric and self.labels <= column < len(self.columns) - self.remarks
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,13 +10,16 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from reports.comparison import metric_of
 from reports.counter_check import check_counters, inapplicable
 from reports.emulation_gates import emulation_problems, emulation_warnings, self_checks
 from reports.metadata import Repetition
 from reports.metrics import PolicyMetrics, expected_read_bytes
+from reports.online import slo_text
 from reports.problem import problem, where
+from reports.statistics import coefficient_of_variation
 from reports.stored_run import StoredRun, of_repetition
-from reports.units import percent
+from reports.units import number, percent
 
 COUNTER_TOLERANCE = 0.05
 BUSY_UTILIZATION = 0.92
@@ -40,6 +43,7 @@ def judge(run: StoredRun, policies: dict[str, PolicyMetrics]) -> Verdicts:
             *(line for r in repetitions for line in _bytes(run, r)),
             *(line for r in repetitions for line in _blocks(run, r)),
             *_counters(run, repetitions),
+            *_no_rate_served(run),
             *emulation_problems(run, policies, repetitions),
         ],
         warnings=[
@@ -69,8 +73,8 @@ def _status(run: StoredRun) -> Iterator[str]:
             yield problem(
                 "incomplete repetition",
                 where(repetition),
-                f"{repetition.turns} of {repetition.expected_turns} turns",
-                "all of them",
+                f"{repetition.turns:,} turns when the run ended",
+                "a repetition that ran to its end",
                 "its figures are left out; repeat the run",
             )
     for policy in dict.fromkeys((metadata.baseline, metadata.contender)):
@@ -152,6 +156,26 @@ def _counters(run: StoredRun, repetitions: Iterable[Repetition]) -> Iterator[str
                 )
 
 
+def _no_rate_served(run: StoredRun) -> Iterator[str]:
+    """Online: rates that no policy can serve compare nothing. That only one can is a finding."""
+    metadata = run.metadata
+    searches = metadata.online or {}
+    tried = [
+        f"{name} at {number(point.agents_per_s)} ({point.outcome})"
+        for name, search in searches.items()
+        for point in search.points
+    ]
+    if metadata.slo and tried and not any(search.max_agents_per_s for search in searches.values()):
+        yield problem(
+            "no policy meets the SLO",
+            "metadata.json: online",
+            f"{', '.join(tried)} agents/s",
+            f"at least one rate steady within {slo_text(metadata.slo)}",
+            "lower online.search_from or online.agents_per_s, or relax the SLO; raise online.limit_s for "
+            "points that ended with time_limit",
+        )
+
+
 def _not_checked(run: StoredRun) -> Iterator[str]:
     reason = inapplicable(run)
     if reason:
@@ -162,11 +186,14 @@ def _few_or_scattered(run: StoredRun, policies: dict[str, PolicyMetrics]) -> Ite
     """Offline only: the repetitions of an online run are different loads, whose JCTs have to differ."""
     if run.metadata.online is not None:
         return
+    metric = metric_of(run)
     for name, metrics in policies.items():
-        if len(metrics.jct_s) == 1:
+        values_s = metric.of(metrics)
+        if len(values_s) == 1:
             yield f"one repetition of {name}: its spread is unknown, no confidence interval"
-        if metrics.jct_cv is not None and metrics.jct_cv > JCT_CV:
-            yield f"JCTs of {name} vary by {percent(metrics.jct_cv)}; under {percent(JCT_CV, 0)} is usual"
+        spread = coefficient_of_variation(values_s)
+        if spread is not None and spread > JCT_CV:
+            yield f"{name}: {metric.words} varies by {percent(spread)}; under {percent(JCT_CV, 0)} is usual"
 
 
 def _underused(run: StoredRun, policies: dict[str, PolicyMetrics]) -> Iterator[str]:

@@ -56,7 +56,7 @@ class PointWatch:
                 return "tpot_slo"
             if now_s >= rules.window_s + rules.lookback_s and ttft_s is not None:
                 before_s = self._mean(self._ttft, now_s - rules.lookback_s)
-                if before_s is not None and abs(ttft_s / before_s - 1) < rules.tolerance:
+                if before_s is not None and abs(ttft_s - before_s) < rules.tolerance * before_s:
                     return "steady"
         return "time_limit" if now_s >= rules.limit_s else None
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 
 import pytest
-from run_driver import NOTHING, CommandRun, dualpath, interfaces, public_directory, write_experiment
+from run_driver import (
+    NOTHING,
+    CommandRun,
+    assert_exact,
+    dualpath,
+    finish_exactly,
+    interfaces,
+    public_directory,
+    write_experiment,
+)
 from test_cluster_modes import NOBODY, PYTHON, drop_privileges, environment
 from test_cluster_modes import OBSTACLE as NO_USER_NAMESPACES
 
 from harness.cluster import probe
-from harness.experiment import shipped_profiles
 
 NO_NAMESPACES = probe().unavailable.get("network_namespaces")
 needs_namespaces = pytest.mark.skipif(
@@ -24,6 +31,7 @@ pytestmark = pytest.mark.cluster
 
 RECORDS = [
     "experiment.toml",
+    "forwards.parquet",
     "logs/d0/agent.log",
     "logs/p0/agent.log",
     "logs/storage/agent.log",
@@ -54,6 +62,7 @@ def test_run_directory_is_complete(finished: tuple[CommandRun, str]) -> None:
     files = [str(path.relative_to(run.directory)) for path in run.directory.rglob("*") if path.is_file()]
     assert sorted(files) == RECORDS
     assert run.metadata["status"] == "complete"
+    assert run.metadata["format_version"] == run.summary["format_version"] == 2
     assert run.leftovers() == NOTHING
 
 
@@ -87,15 +96,8 @@ def test_summary_keeps_its_contract(finished: tuple[CommandRun, str]) -> None:
 @needs_namespaces
 def test_accounts_of_the_same_bytes_agree(finished: tuple[CommandRun, str]) -> None:
     run, _ = finished
-    turns, transfers = run.table("turns.parquet"), run.table("transfers.parquet")
-    for repetition in run.metadata["repetitions"]:
-        of = transfers[transfers["repetition"] == repetition["repetition"]].groupby("kind")["bytes"].sum()
-        served = turns[turns["repetition"] == repetition["repetition"]]
-        assert repetition["read_bytes"] == of["storage_read"] == served["read_bytes"].sum()
-        assert repetition["written_bytes"] == of["storage_write"] == served["persisted_bytes"].sum()
-        assert repetition["transferred_bytes"] == of["layer_write"] + of.get("layer_read", 0)
-        assert repetition["verified_blocks"] == served["verified_blocks"].sum() > 0
-        assert repetition["mismatched_blocks"] == 0
+    assert_exact(run)
+    turns = run.table("turns.parquet")
     basic = turns[turns["policy"] == "prefill_only"]
     assert set(basic["path"]) == {"prefill"}
     assert (turns["first_token_at_ns"] <= turns["done_at_ns"]).all()
@@ -139,10 +141,8 @@ def test_unprivileged_user_gets_the_whole_cluster() -> None:
             status, stdout, errors = run.end()
         assert (status, errors) == (0, ""), f"{run.errors} {stdout}"
         assert run.metadata["emulation"]["mode"] == "user_namespaces"
-        assert (
-            run.summary["policies"]["dual_path"]["bytes_read"]
-            == run.metadata["expected"]["read_bytes_per_repetition"]
-        )
+        for repetition in run.metadata["repetitions"]:
+            assert repetition["read_bytes"] == repetition["expected_read_bytes"] > 0
         assert run.leftovers() == NOTHING
         if os.geteuid() == 0:
             assert (run.directory / "report.html").stat().st_uid == NOBODY
@@ -162,28 +162,19 @@ def recorded_conversation() -> Path:
 
 @needs_namespaces
 def test_recorded_conversation_replays(tmp_path: Path) -> None:
-    trace = recorded_conversation()
-    profile = shipped_profiles()["hopper-400g"].read_text()
-    fast = tmp_path / "fast_decode.toml"  # its answers are long and are decoded in full
-    fast.write_text(re.sub(r"(?<=\[decode_step\]\nvalue = )[0-9.]+", "0.01", profile))
+    """With fast decode steps: its answers are long and are decoded in full."""
     experiment = write_experiment(
         tmp_path,
-        turns=3,
-        synthesize=f'trace = "{trace}"',
-        synthesized_sessions="",
-        generated_scale="",
-        agents="agents = 1",
-        prefill_hosts=f'prefill_hosts = 1\nprofile = "{fast}"',
+        workload={"trace": str(recorded_conversation())},
+        replay={"agents": 1, "turns_per_agent": 3},
+        cluster={"replace": {"decode_overhead": 0.01, "hbm_bandwidth": 1e6}},
     )
     with CommandRun(experiment, tmp_path, "--mode", "network_namespaces") as run:
-        status, stdout, _ = run.end()
-    assert status in (0, 1), run.errors
+        finish_exactly(run)
     assert run.metadata["trace"]["format"] == "kv-cache-tester"
-    for policy in run.summary["policies"].values():
-        assert policy["bytes_read"] == policy["bytes_expected"] > 0
     assert {repetition["turns"] for repetition in run.metadata["repetitions"]} == {3}
-    assert {repetition["mismatched_blocks"] for repetition in run.metadata["repetitions"]} == {0}
-    assert all(problem.startswith("link rate off") for problem in run.summary["problems"]), stdout
+    replaced = run.metadata["profile"]["decode_overhead"]
+    assert (replaced["value"], replaced["source"]) == (0.01, "experiment file")
 
 
 @needs_namespaces

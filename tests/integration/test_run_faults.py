@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def assert_partial_records(run: CommandRun, status: str, failure: str) -> None:
     assert failure in metadata["failure"]
     [repetition] = metadata["repetitions"]
     assert not repetition["complete"]
-    assert 0 < repetition["turns"] < metadata["expected"]["turns_per_repetition"]
+    assert 0 < repetition["turns"] < repetition["expected_turns"]
     assert len(run.table("turns.parquet")) == repetition["turns"]
     assert len(run.table("transfers.parquet")) > repetition["turns"]
     assert len(run.table("telemetry/nics.parquet")) > 0
@@ -64,7 +65,7 @@ def test_a_killed_process_ends_the_run_by_name(tmp_path: Path, victim: str, name
 
 
 def test_an_agent_killed_before_the_replay(tmp_path: Path) -> None:
-    with CommandRun(write_experiment(tmp_path, ceiling_s=5), tmp_path) as run:
+    with CommandRun(write_experiment(tmp_path, measurement={"ceiling_s": 5}), tmp_path) as run:
         run.until_line("measuring storage ceilings")
         status, _, errors = run.disturb_and_end(run.members()["p0"])
     assert status == 3
@@ -73,6 +74,22 @@ def test_an_agent_killed_before_the_replay(tmp_path: Path) -> None:
     assert len(run.table("turns.parquet")) == 0
     assert run.metadata["repetitions"] == []
     assert (run.directory / "report.html").exists()
+    assert run.leftovers() == NOTHING
+
+
+def test_a_lost_object_ends_the_run_by_name(tmp_path: Path) -> None:
+    with CommandRun(write_experiment(tmp_path), tmp_path) as run:
+        run.until_line("measuring storage ceilings")  # priming is over, no repetition has begun
+        for file in (run.scratch / "storage" / "prime").glob("*/prime"):
+            file.unlink()
+        status, stdout, errors = run.end()
+    assert (status, stdout) == (3, "")
+    assert re.match(
+        r"dualpath: host d0: session (\S+) turn \d+ \(p0->d0\): .*'prime/\1/prime': no such object", errors
+    )
+    assert "while warming up" in errors
+    assert errors.count("\n") == 1
+    assert run.metadata["status"] == "failed"
     assert run.leftovers() == NOTHING
 
 
@@ -101,7 +118,7 @@ def test_interrupt_in_mid_repetition_saves_reports_and_cleans_up(
     ],
 )
 def test_interrupt_during_set_up(tmp_path: Path, phase: str, sent: signal.Signals) -> None:
-    with CommandRun(write_experiment(tmp_path, ceiling_s=0.1), tmp_path) as run:
+    with CommandRun(write_experiment(tmp_path, measurement={"ceiling_s": 0.1}), tmp_path) as run:
         run.until_line(phase)
         run.process.send_signal(sent)
         status, stdout, errors = run.end(timeout_s=10)
@@ -114,7 +131,9 @@ def test_interrupt_during_set_up(tmp_path: Path, phase: str, sent: signal.Signal
 def test_terminate_a_run_that_a_script_started_in_the_background(tmp_path: Path) -> None:
     """Where the shell has SIGINT ignored."""
     background = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
-    with CommandRun(write_experiment(tmp_path, ceiling_s=0.1), tmp_path, prefix=background) as run:
+    with CommandRun(
+        write_experiment(tmp_path, measurement={"ceiling_s": 0.1}), tmp_path, prefix=background
+    ) as run:
         run.until_line("priming")
         run.process.send_signal(signal.SIGTERM)
         status, _, errors = run.end(timeout_s=10)
@@ -183,7 +202,11 @@ def test_full_disk(tmp_path: Path, size: str) -> None:
     script = f'mount -t tmpfs -o size={size} none "{mount}" && exec "$@"'
     isolated = ["unshare", "--mount", "--", "sh", "-c", script, "sh"]
     with CommandRun(
-        write_experiment(tmp_path, ceiling_s=0.1), tmp_path, "--out", str(mount / "run"), prefix=isolated
+        write_experiment(tmp_path, measurement={"ceiling_s": 0.1}),
+        tmp_path,
+        "--out",
+        str(mount / "run"),
+        prefix=isolated,
     ) as run:
         status, stdout, errors = run.end()
     assert (status, stdout) == (3, "")

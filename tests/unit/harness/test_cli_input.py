@@ -16,8 +16,8 @@ model = "dualpath-27b"
 [workload]
 {workload}
 [replay]
-agents = {agents}
-turns_per_agent = 2
+agents = 4
+turns_per_agent = {turns}
 [cluster]
 prefill_hosts = 1
 decode_hosts = 1
@@ -55,11 +55,9 @@ def refused(dualpath: object, *arguments: str) -> str:
     return str(lines[0])
 
 
-def experiment(
-    tmp_path: Path, workload: str = SYNTHETIC, agents: int = 4, cluster: str = "", name: str = "x.toml"
-) -> str:
-    file = tmp_path / name
-    file.write_text(EXPERIMENT.format(workload=workload, agents=agents, cluster=cluster))
+def experiment(tmp_path: Path, workload: str = SYNTHETIC, turns: int = 2, cluster: str = "") -> str:
+    file = tmp_path / "x.toml"
+    file.write_text(EXPERIMENT.format(workload=workload, turns=turns, cluster=cluster))
     return str(file)
 
 
@@ -136,16 +134,32 @@ def test_trace_files(tmp_path: Path, dualpath: object, content: bytes, expected:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"agents": 21}, "among 20 (the longest has "),
+        ({"turns": 10**6}, "found no session of at least 1000000 turns among 20 (the longest has "),
         (
-            {"cluster": "host_buffer_gb = 0.1"},
-            "cluster.host_buffer_gb: found 0.1 GB a host, but the largest prompt has ",
+            {"cluster": "replace = { host_buffer = 0.1 }"},
+            "profile figure host_buffer: found 0.1 GB a host, but the largest prompt has ",
         ),
         ({"cluster": 'profile = "abacus"'}, "no hardware profile named 'abacus'"),
         (
-            {"workload": 'trace = "t"\ngenerated_scale = 0.5'},
-            "append_scale and generated_scale shape a synthesized",
+            {"cluster": "replace = { host_bufer = 7 }"},
+            "cluster.replace: found 'host_bufer', expected figures of the profile (engines_per_host, ",
         ),
+        ({"cluster": "replace = { host_bufer = 7 }"}, "; did you mean 'host_buffer'?"),
+        (
+            {"cluster": "replace = { engines_per_host = 0.5 }"},
+            "profile figure engines_per_host: found 0.5, expected a whole number: set ",
+        ),
+        (
+            {"cluster": "replace = { gpu_memory = 3 }"},
+            "profile figure gpu_memory: found 3 GB x 0.9, but an engine holds 3.4 GB of dualpath-27b's "
+            "weights; expected more than 4 GB: use more hosts or set cluster.replace.gpu_memory",
+        ),
+        (
+            {"cluster": "replace = { gpu_memory = 4 }"},
+            "profile figure gpu_memory: found 0.2 GB left for KV on a decode engine, but the largest request "
+            "needs ",
+        ),
+        ({"workload": 'trace = "t"\nsynthesize = "paper-64k"'}, "exactly one of 'synthesize' and 'trace'"),
     ],
 )
 def test_experiments_that_cannot_run(
@@ -153,6 +167,40 @@ def test_experiments_that_cannot_run(
 ) -> None:
     file = experiment(tmp_path, **change)  # type: ignore[arg-type]
     assert expected in refused(dualpath, "run", file, "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("addition", "expected"),
+    [
+        (
+            '[measurement]\npolicies = ["prefill_only", "dualpath"]',
+            "measurement.policies: found 'dualpath', expected any of prefill_only, dual_path, decode_only, "
+            "round_robin, oracle, split; did you mean 'dual_path'?",
+        ),
+        (
+            '[variants.dual_path]\npolicy = "dual_path"',
+            "variants.dual_path: a policy has this name; expected one of its own",
+        ),
+        ("[online]\nagents_per_s = [0]", "online.agents_per_s[0]: Expected `float` > 0.0, found 0"),
+        (
+            "[online]\nsearch_from = 3\nsearch_to = 2",
+            "online.search_to: found 2, expected more than search_from, which is 3",
+        ),
+        (
+            "[online]\nagents_per_s = [1]\nlimit_s = 60",
+            "online.limit_s: found 60, expected at least window_s + lookback_s = 1950; before that, no point "
+            "can be steady",
+        ),
+    ],
+)
+def test_experiments_that_contradict_themselves(
+    tmp_path: Path, dualpath: object, addition: str, expected: str
+) -> None:
+    file = Path(experiment(tmp_path))
+    file.write_text(f"{file.read_text()}{addition}\n")
+    line = refused(dualpath, "run", str(file), "--out", str(tmp_path / "run"))
+    assert line == f"dualpath: {file}: {expected}"
     assert not (tmp_path / "run").exists()
 
 

@@ -145,7 +145,7 @@ def test_a_lost_agent_fails_calls_under_way_and_later_ones(
     async def test(control: Control) -> None:
         async with stream(control, hello("d0")) as call:
             agent = await control.handle("d0")
-            under_way = asyncio.create_task(agent.call(BeginRepetition(), 30))
+            under_way = asyncio.create_task(agent.call(BeginRepetition(True), 30))
             await call.read()
             await ending(call)
             with pytest.raises(HostError, match=f"host d0: {reason}"):
@@ -198,7 +198,7 @@ def test_a_real_agent_attaches_refuses_what_it_cannot_do_and_ends_when_told() ->
         handle = await control.handle("p0")
         assert await handle.call(Ping(), 5) == Done()
         with pytest.raises(HostError, match="BeginRepetition: RuntimeError: not configured yet"):
-            await handle.call(BeginRepetition(), 5)
+            await handle.call(BeginRepetition(True), 5)
         with pytest.raises(HostError, match="an agent does not serve ReadDone"):
             await handle.call(ReadDone(1), 5)
         assert await handle.call(Shutdown(), 5) == Done()

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from harness.policies.load import Engine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.policies import Placement
-from harness.recording import Repetition, TurnRecord, hosts_table, nics_table, transfers_table, turns_table
-from hosts.protocol import HostSamples, NicSamples, RepetitionReport, Transfer, TurnDone
-from reports.stored_run import HOST_COLUMNS, NIC_COLUMNS, TRANSFER_COLUMNS, TURN_COLUMNS
+from harness.recording import (
+    Repetition,
+    TurnRecord,
+    forwards_table,
+    hosts_table,
+    nics_table,
+    transfers_table,
+    turns_table,
+)
+from harness.scheduling import Engine, Limits, Placement
+from hosts.protocol import (
+    EngineBatch,
+    ForwardPass,
+    HostSamples,
+    NicSamples,
+    RepetitionReport,
+    Transfer,
+    TurnDone,
+)
+from reports.stored_run import FORWARD_COLUMNS, HOST_COLUMNS, NIC_COLUMNS, TRANSFER_COLUMNS, TURN_COLUMNS
 
-PLACEMENT = Placement(Engine("p0", 3), Engine("d1", 2), "decode")
+LIMITS = Limits({"p0": 3e4, "d1": 2e4}, 5e4, 10**6)
+PLACEMENT = Placement(Engine("p0", 3), Engine("d1", 2), "split", 3, 2)
 TRANSFERS = (
-    Transfer("storage_read", "d1", "storage", 500, 2, 10, 20),
+    Transfer("storage_read", "p0", "storage", 300, 2, 10, 20),
+    Transfer("storage_read", "d1", "storage", 200, 2, 10, 20),
     Transfer("storage_write", "d1", "storage", 70, 1, 60, 70),
     Transfer("layer_read", "p0", "d1", 500, 5, 20, 50),
     Transfer("layer_write", "p0", "d1", 80, 5, 25, 55),
@@ -25,12 +42,13 @@ def turn(index: int, done: bool = True) -> TurnRecord:
         session_id="s",
         turn=index,
         turn_id=index + 1,
-        placement=PLACEMENT,
         input_tokens=100,
         hit_tokens=64,
         new_tokens=36,
         output_tokens=9,
+        hit_bytes=500,
         arrived_at_ns=1,
+        placement=PLACEMENT,
         dispatched_at_ns=2,
     )
     if done:
@@ -39,9 +57,13 @@ def turn(index: int, done: bool = True) -> TurnRecord:
             turn_id=index + 1,
             allocate_ns=1,
             read_ns=10,
+            hbm_wait_ns=3,
             engine_wait_ns=2,
             compute_ns=15,
             transfer_ns=5,
+            chunks=2,
+            hbm_load_ns=4,
+            second_token_ns=6,
             decode_ns=40,
             persist_ns=10,
             persisted_bytes=70,
@@ -50,6 +72,12 @@ def turn(index: int, done: bool = True) -> TurnRecord:
             transfers=TRANSFERS,
         )
     return record
+
+
+def repetition(
+    index: int = 0, turns: list[TurnRecord] | None = None, reports: dict[str, RepetitionReport] | None = None
+) -> Repetition:
+    return Repetition(index, "dual_path", LIMITS, turns=turns or [], reports=reports or {})
 
 
 def samples(count: int) -> HostSamples:
@@ -69,62 +97,99 @@ def samples(count: int) -> HostSamples:
 
 
 def report(count: int = 3) -> RepetitionReport:
-    return RepetitionReport(500, 70, 0.2, 0.01, samples(count))
+    forwards = (
+        ForwardPass(5, 9, (EngineBatch(0, 3, 2, 40, 64), EngineBatch(1, 0, 0, 0, 0))),
+        ForwardPass(9, 12, (EngineBatch(0, 2, 1, 30, 0), EngineBatch(1, 1, 1, 7, 16))),
+    )
+    return RepetitionReport(500, 70, 0.2, 0.01, samples(count), forwards)
 
 
 def test_tables_have_the_columns_that_reports_read() -> None:
-    repetition = Repetition(0, "dual_path", [turn(0)], {"p0": report()})
+    recorded = [repetition(0, [turn(0)], {"p0": report()})]
     roles = {"p0": "prefill"}
     for table, columns in (
-        (turns_table([repetition]), TURN_COLUMNS),
-        (transfers_table([repetition]), TRANSFER_COLUMNS),
-        (nics_table([repetition], roles), NIC_COLUMNS),
-        (hosts_table([repetition], roles), HOST_COLUMNS),
+        (turns_table(recorded), TURN_COLUMNS),
+        (transfers_table(recorded), TRANSFER_COLUMNS),
+        (forwards_table(recorded), FORWARD_COLUMNS),
+        (nics_table(recorded, roles), NIC_COLUMNS),
+        (hosts_table(recorded, roles), HOST_COLUMNS),
     ):
         assert set(columns) <= set(table.columns)
         assert len(table) > 0
 
 
 def test_a_turn_is_one_row_with_its_transfers_summed_by_kind() -> None:
-    [row] = turns_table([Repetition(4, "dual_path", [turn(7)])]).to_dict("records")
-    assert (row["repetition"], row["policy"], row["turn"], row["path"]) == (4, "dual_path", 7, "decode")
+    [row] = turns_table([repetition(4, [turn(7)])]).to_dict("records")
+    assert (row["repetition"], row["policy"], row["turn"], row["path"]) == (4, "dual_path", 7, "split")
     assert (row["prefill_host"], row["prefill_engine"]) == ("p0", 3)
     assert (row["decode_host"], row["decode_engine"]) == ("d1", 2)
     assert (row["read_bytes"], row["layer_read_bytes"], row["layer_write_bytes"]) == (500, 500, 80)
+    assert (row["prefill_read_bytes"], row["decode_read_bytes"]) == (300, 200)
+    assert (row["hbm_wait_ns"], row["chunks"], row["hbm_load_ns"], row["second_token_ns"]) == (3, 2, 4, 6)
     assert row["persisted_bytes"] == 70
 
 
 def test_transfers_know_their_network() -> None:
-    table = transfers_table([Repetition(0, "dual_path", [turn(0)])])
+    table = transfers_table([repetition(0, [turn(0)])])
     assert list(table["kind"]) == [t.kind for t in TRANSFERS]
-    assert list(table["network"]) == ["storage", "storage", "compute", "compute"]
+    assert list(table["network"]) == ["storage", "storage", "storage", "compute", "compute"]
+
+
+def test_a_forward_pass_is_a_row_an_engine_idle_ones_too() -> None:
+    table = forwards_table([repetition(2, reports={"p0": report(), "p1": report()})])
+    assert len(table) == 2 * 4
+    p1 = table[table["host"] == "p1"]
+    assert list(p1["forward"]) == [0, 0, 1, 1]
+    assert list(p1["engine"]) == [0, 1, 0, 1]
+    assert list(p1["begin_at_ns"]) == [5, 5, 9, 9]
+    assert list(p1["new_tokens"]) == [40, 0, 30, 7]
 
 
 @given(done=st.lists(st.booleans(), max_size=8))
 def test_unfinished_turns_are_in_flight_and_in_no_table(done: list[bool]) -> None:
-    repetition = Repetition(0, "dual_path", [turn(i, finished) for i, finished in enumerate(done)])
+    recorded = repetition(turns=[turn(i, finished) for i, finished in enumerate(done)])
     finished, unfinished = sum(done), len(done) - sum(done)
-    assert len(turns_table([repetition])) == finished
-    assert len(transfers_table([repetition])) == finished * len(TRANSFERS)
-    assert repetition.summary()["turns"] == finished
-    said = repetition.in_flight()
+    assert len(turns_table([recorded])) == finished
+    assert len(transfers_table([recorded])) == finished * len(TRANSFERS)
+    assert recorded.summary()["turns"] == finished
+    said = recorded.in_flight()
     assert said.startswith(f"{unfinished} turns in flight: session s turn ") if unfinished else said == ""
     assert ("more" in said) == (unfinished > 3)
 
 
+def test_a_turn_says_where_it_is_served_once_it_is_placed() -> None:
+    record = turn(4)
+    assert str(record) == "session s turn 4 (p0->d1)"
+    record.placement = None
+    assert str(record) == "session s turn 4 (waiting for engines)"
+
+
+def test_what_an_online_point_withdrew_is_not_in_flight_once_it_is_over() -> None:
+    withdrawn = turn(1, done=False)
+    withdrawn.placement = None
+    point = repetition(turns=[turn(0), withdrawn])
+    assert point.in_flight() == "1 turns in flight: session s turn 1 (waiting for engines)"
+    point.complete = True
+    assert point.in_flight() == ""
+
+
 def test_a_summary_adds_up_hosts_and_turns() -> None:
-    repetition = Repetition(1, "dual_path", [turn(0), turn(1), turn(2, done=False)])
-    repetition.reports = {"p0": report(), "d1": report()}
-    summary = repetition.summary()
+    recorded = repetition(1, [turn(0), turn(1), turn(2, done=False)], {"p0": report(), "d1": report()})
+    summary = recorded.summary()
     assert (summary["read_bytes"], summary["written_bytes"]) == (1000, 140)
     assert summary["transferred_bytes"] == 2 * 580
     assert (summary["verified_blocks"], summary["mismatched_blocks"]) == (8, 2)
     assert summary["telemetry_cpu_s"] == {"p0": 0.01, "d1": 0.01}
-    assert summary["complete"] is False
+    assert summary["limits"] == {
+        "alpha_tokens": {"p0": 3e4, "d1": 2e4},
+        "beta_tokens": 5e4,
+        "decode_hbm_tokens": 10**6,
+    }
+    assert (summary["agents_per_s"], summary["stopped"], summary["complete"]) == (None, "all_done", False)
 
 
 def test_telemetry_is_a_row_a_sample_and_nic() -> None:
-    repetitions = [Repetition(i, "dual_path", reports={"p0": report(3), "d1": report(2)}) for i in range(2)]
+    repetitions = [repetition(i, reports={"p0": report(3), "d1": report(2)}) for i in range(2)]
     roles = {"p0": "prefill", "d1": "decode"}
     assert len(hosts_table(repetitions, roles)) == 2 * 5
     nics = nics_table(repetitions, roles)
@@ -133,12 +198,13 @@ def test_telemetry_is_a_row_a_sample_and_nic() -> None:
 
 
 def test_nothing_measured_is_an_empty_table() -> None:
-    repetition = Repetition(0, "dual_path")
+    nothing = repetition()
     for table in (
         turns_table([]),
-        transfers_table([repetition]),
-        nics_table([repetition], {}),
-        hosts_table([repetition], {}),
+        transfers_table([nothing]),
+        forwards_table([nothing]),
+        nics_table([nothing], {}),
+        hosts_table([nothing], {}),
     ):
         assert table.empty
-    assert repetition.summary()["control"]["message_rtt_s_p50"] == 0.0
+    assert nothing.summary()["control"]["message_rtt_s_p50"] == 0.0

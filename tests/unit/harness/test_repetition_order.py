@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.orchestrator import alternating
+from harness.repetitions import alternating
 
 
 @pytest.mark.parametrize(

@@ -1,157 +1,56 @@
-"""Turns between two agents in one process, of any shape and going wrong: memory transport and storage."""
+"""Turns between agents of one process, of any shape: which bytes move, when, and what they are."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any
+from itertools import pairwise
 
 import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_process_hosts import (
+    A_BLOCK_A_PASS,
+    BLOCK,
+    FAST,
+    FIRST_HIT,
+    GEOMETRY,
+    TAIL,
+    content,
+    engine,
+    first_new,
+    hosts,
+    of_kind,
+    order,
+    passes_of,
+    sent,
+    store,
+    stored,
+    the_done,
+)
 
-from hosts.agent import Agent
-from hosts.config import Geometry, StorageConfig, TransportConfig
-from hosts.content import fill_blocks
 from hosts.protocol import (
+    DecodePartRead,
+    Fetch,
     FirstToken,
-    HostConfig,
-    Message,
-    Peers,
+    PrefillRequest,
     ReadDone,
-    ReadPath,
-    Ready,
-    Role,
     StoredObject,
     TurnDone,
-    TurnOrder,
+    encode,
 )
-from hosts.transport.memory import MemoryTransport
-from workloads.layout import BlockRange, Span, to_ranges
+from workloads.layout import BlockRange
+from workloads.models import find_model, kv_bytes_per_token
 
-GEOMETRY = Geometry(layers=5, block_tokens=16, layer_block_bytes=24)
-BLOCK = GEOMETRY.full_block_bytes
-SEED = 7
-TAIL = -1
-
-
-def config(name: str, role: Role, **change: Any) -> HostConfig:
-    return msgspec.structs.replace(
-        HostConfig(
-            host=name,
-            role=role,
-            engines=1,
-            geometry=GEOMETRY,
-            buffer_bytes=64 * BLOCK,
-            storage=StorageConfig("memory", read_chunk_bytes=100),
-            transport=TransportConfig("memory"),
-            nics=(),
-            model="dualpath-27b",
-            gpu_flops=1e30,
-            decode_step_s=1e-9,
-            time_dilation=1.0,
-            content_seed=SEED,
-            verify_every=1,
-            telemetry_interval_s=0.1,
-            turn_timeout_s=5.0,
-        ),
-        **change,
-    )
+HITS = 5
+DECODE_HITS = {"prefill": 0, "decode": HITS, "split": 3}
+KV_BYTES_PER_TOKEN = kv_bytes_per_token(find_model("dualpath-27b"))
+each_path = pytest.mark.parametrize("path", DECODE_HITS)
+each_switch = pytest.mark.parametrize("layerwise", [True, False])
 
 
-class Pair:
-    """Two configured agents that know each other, without a control node: what they report is kept."""
-
-    def __init__(self, prefill: Agent, decode: Agent) -> None:
-        self.prefill, self.decode = prefill, decode
-
-    async def serve(self, order: TurnOrder) -> list[Message]:
-        """One turn; what the two agents reported, the decode host's part last."""
-        await self.decode._serve_turn(order)
-        await asyncio.gather(*self.prefill._tasks)
-        return [
-            agent._outbox.get_nowait().body
-            for agent in (self.prefill, self.decode)
-            for _ in range(agent._outbox.qsize())
-        ]
-
-    async def store(self, host: Agent, key: str, ids: list[int]) -> None:
-        await host._store(StoredObject(key, to_ranges(np.array(ids, np.int64))))
-
-    def all_free(self) -> bool:
-        arenas = [agent._host.arena for agent in (self.prefill, self.decode)]
-        return all(arena.free_bytes == arena.capacity_bytes for arena in arenas)
-
-
-@asynccontextmanager
-async def agents(**change: Any) -> AsyncIterator[Pair]:
-    pair = Pair(Agent("p0"), Agent("d0"))
-    async with pair.prefill._resources, pair.decode._resources:
-        ready = {
-            "p0": await pair.prefill._configure(config("p0", "prefill", **change)),
-            "d0": await pair.decode._configure(config("d0", "decode", **change)),
-        }
-        assert all(isinstance(answer, Ready) for answer in ready.values())
-        for agent in (pair.prefill, pair.decode):
-            await agent._perform(Peers({host: answer.transport_address for host, answer in ready.items()}))
-        yield pair
-
-
-def run(test: Callable[[Pair], Coroutine[Any, Any, None]], **change: Any) -> None:
-    async def inside() -> None:
-        async with agents(**change) as pair:
-            await test(pair)
-
-    asyncio.run(inside())
-
-
-def order(
-    path: ReadPath, hits: int = 5, new: int = 3, tail_tokens: int = 10, generated: int = 0, turn_id: int = 1
-) -> TurnOrder:
-    """Blocks 100, 101, ... of which the first ``hits`` are read from two objects."""
-    first = hits // 2
-    reads = [Span("prime/a", 1, first), Span("prime/b", 0, hits - first)]
-    ids = range(100 + hits + new, 100 + hits + new + generated)
-    prompt_tokens = (hits + new) * GEOMETRY.block_tokens + tail_tokens
-    return TurnOrder(
-        turn_id=turn_id,
-        path=path,
-        prefill_host="p0",
-        prefill_engine=0,
-        decode_engine=0,
-        hit_blocks=(BlockRange(100, hits),) if hits else (),
-        reads=tuple(span for span in reads if span.blocks) if path != "none" else (),
-        new_blocks=(BlockRange(100 + hits, new),) if new else (),
-        prompt_key="r/prompt" if new else "",
-        generated=tuple(StoredObject(f"r/generated-{i}", (BlockRange(i, 1),)) for i in ids),
-        hit_tokens=hits * GEOMETRY.block_tokens,
-        new_tokens=max(1, prompt_tokens - hits * GEOMETRY.block_tokens),
-        tail_tokens=tail_tokens,
-        output_tokens=generated * GEOMETRY.block_tokens + 1,
-    )
-
-
-async def prime(pair: Pair, path: ReadPath, hits: int = 5) -> None:
-    """Store the hit on the side that reads; ``prime/a`` begins with a block that is not part of it."""
-    reader = pair.prefill if path == "prefill" else pair.decode
-    first = hits // 2
-    await pair.store(reader, "prime/a", [99, *range(100, 100 + first)])
-    await pair.store(reader, "prime/b", list(range(100 + first, 100 + hits)))
-
-
-def content(ids: list[int]) -> np.ndarray[Any, Any]:
-    out = np.empty((len(ids), BLOCK), np.uint8)
-    fill_blocks(out, SEED, np.array(ids, np.int64))
-    return out
-
-
-def of_kind(done: TurnDone) -> dict[str, int]:
-    return {transfer.kind: transfer.bytes for transfer in done.transfers}
-
-
+@each_switch
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
@@ -167,181 +66,293 @@ def of_kind(done: TurnDone) -> dict[str, int]:
                 "storage_write": 3 * BLOCK,
             },
         ),
+        # The prefix is treated as on the one path, the rest as on the other.
+        (
+            "split",
+            {
+                "storage_read": 5 * BLOCK,
+                "layer_read": 3 * BLOCK,
+                "layer_write": 6 * BLOCK,
+                "storage_write": 3 * BLOCK,
+            },
+        ),
     ],
 )
 def test_a_turn_moves_exactly_these_bytes_and_persists_what_is_new(
-    path: ReadPath, expected: dict[str, int]
+    path: str, expected: dict[str, int], layerwise: bool
 ) -> None:
-    async def test(pair: Pair) -> None:
-        await prime(pair, path)
-        read_done, first_token, done = await pair.serve(order(path))
-        assert (read_done, first_token) == (ReadDone(1), FirstToken(1))
-        assert isinstance(done, TurnDone)
-        assert of_kind(done) == expected
-        # Every full block at the decode host; on its read path also the hit as it arrived for one layer.
-        assert done.verified_blocks == 8 + (5 if path == "decode" else 0)
-        assert done.mismatched_blocks == 0
-        persisted = np.empty((3, BLOCK), np.uint8)
-        await pair.decode._host.storage.read_into("r/prompt", 0, memoryview(persisted.reshape(-1).data))
-        np.testing.assert_array_equal(persisted, content([105, 106, 107]))
-        reader = {"prefill": "p0", "decode": "d0"}[path]
-        assert {t.kind: t.host for t in done.transfers}["storage_read"] == reader
-        assert all(t.begin_at_ns <= t.end_at_ns for t in done.transfers)
+    async def test() -> None:
+        async with hosts(layerwise=layerwise) as pair:
+            decode_hits = DECODE_HITS[path]
+            *events, done = await pair.serve(order(decode_hits=decode_hits))
+            readers = 2 if path == "split" else 1
+            assert events == [*[ReadDone(1)] * readers, FirstToken(1)]
+            assert isinstance(done, TurnDone)
+            assert of_kind(done) == expected
+            assert done.chunks == 1
+            # Every full block at the decode host; what that one read also as it arrived for one layer.
+            assert done.verified_blocks == 8 + decode_hits
+            assert done.mismatched_blocks == 0
+            expected_prompt = content([*range(100, 105), *range(1000, 1003), TAIL])
+            np.testing.assert_array_equal(pair["d0"]._host.blocks(0, 9), expected_prompt)
+            np.testing.assert_array_equal(await stored(pair["d0"], "r/1/prompt", 3), expected_prompt[5:8])
+            read = {t.host: t.bytes for t in done.transfers if t.kind == "storage_read"}
+            parts = {"d0": decode_hits * BLOCK, "p0": (HITS - decode_hits) * BLOCK}
+            assert read == {host: nbytes for host, nbytes in parts.items() if nbytes}
+            assert all(t.begin_at_ns <= t.end_at_ns for t in done.transfers)
+            pair.assert_all_given_back()
 
-    run(test)
+    asyncio.run(test())
 
 
-@pytest.mark.parametrize("path", ["prefill", "decode"])
+@settings(max_examples=60)
+@given(data=st.data(), hits=st.integers(0, 6), new=st.integers(0, 4), generated=st.integers(0, 2))
+def test_any_shape_of_turn_is_byte_exact(data: st.DataObject, hits: int, new: int, generated: int) -> None:
+    tail_tokens = data.draw(st.sampled_from([0, 1, 15] if hits + new else [1, 15]), "tail_tokens")
+    decode_hits = data.draw(st.integers(0, hits), "decode_hits")
+    layerwise = data.draw(st.booleans(), "layerwise")
+    chunked = data.draw(st.booleans(), "chunked")
+    tail = 1 if tail_tokens else 0
+
+    async def test() -> None:
+        async with hosts(layerwise=layerwise, engine=A_BLOCK_A_PASS if chunked else FAST) as pair:
+            turn = order(
+                hits=hits, decode_hits=decode_hits, new=new, tail_tokens=tail_tokens, generated=generated
+            )
+            done = the_done(await pair.serve(turn))
+            assert done.chunks == (-(-turn.new_tokens // GEOMETRY.block_tokens) if chunked else 1)
+            # Layerwise, HBM keeps no layer from one chunk to the next.
+            fetches = done.chunks if layerwise else 1
+            moved = {
+                "storage_read": hits * BLOCK,
+                "layer_read": fetches * decode_hits * BLOCK,
+                "layer_write": (hits - decode_hits + new + tail) * BLOCK,
+                "storage_write": (new + generated) * BLOCK,
+            }
+            assert of_kind(done) == {kind: nbytes for kind, nbytes in moved.items() if nbytes}
+            assert done.persisted_bytes == (new + generated) * BLOCK
+            assert done.verified_blocks == hits + new + fetches * decode_hits
+            assert done.mismatched_blocks == 0
+            new_id = first_new(1)
+            ids = [*range(FIRST_HIT, FIRST_HIT + hits), *range(new_id, new_id + new), *[TAIL] * tail]
+            np.testing.assert_array_equal(pair["d0"]._host.blocks(0, len(ids)), content(ids))
+            pair.assert_all_given_back()
+
+    asyncio.run(test())
+
+
+def test_a_turn_whose_prompt_is_all_hit_computes_one_token() -> None:
+    async def test() -> None:
+        async with hosts() as pair:
+            turn = order(new=0, tail_tokens=0)
+            assert turn.new_tokens == 1
+            done = the_done(await pair.serve(turn))
+            assert of_kind(done) == {"storage_read": 5 * BLOCK, "layer_write": 5 * BLOCK}
+            [forward] = (await pair.end("p0")).forwards
+            assert [(b.requests, b.new_tokens, b.cached_tokens) for b in forward.batches] == [
+                (1, 1, 80),
+                (0, 0, 0),
+            ]
+
+    asyncio.run(test())
+
+
+@each_path
 def test_what_an_earlier_turn_left_in_a_buffer_does_not_pass_for_a_read(
-    path: ReadPath, monkeypatch: pytest.MonkeyPatch
+    path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def reads_nothing(*_: object) -> None:
         return None
 
-    async def test(pair: Pair) -> None:
-        await prime(pair, path)
-        *_, first = await pair.serve(order(path))
-        reader = pair.prefill if path == "prefill" else pair.decode
-        monkeypatch.setattr(reader._host.storage, "read_into", reads_nothing)
-        *_, second = await pair.serve(order(path))  # the same blocks at the same place
-        assert isinstance(first, TurnDone)
-        assert isinstance(second, TurnDone)
-        assert (first.mismatched_blocks, second.mismatched_blocks > 0) == (0, True)
+    async def test() -> None:
+        async with hosts() as pair:
+            turn = order(decode_hits=DECODE_HITS[path])
+            first = the_done(await pair.serve(turn))
+            for host in ("p0", "d0"):
+                monkeypatch.setattr(pair[host]._host.storage, "read_into", reads_nothing)
+            second = the_done(await pair.serve(turn))  # the same blocks at the same place
+            assert first.mismatched_blocks == 0
+            assert second.mismatched_blocks == HITS + DECODE_HITS[path]
 
-    run(test)
+    asyncio.run(test())
 
 
-@settings(max_examples=30)
-@given(
-    path=st.sampled_from(["prefill", "decode"]),
-    hits=st.integers(0, 6),
-    new=st.integers(0, 4),
-    tail_tokens=st.sampled_from([0, 1, 15]),
-    generated=st.integers(0, 2),
-)
-def test_any_shape_of_turn_is_byte_exact(
-    path: ReadPath, hits: int, new: int, tail_tokens: int, generated: int
-) -> None:
-    tail = 1 if tail_tokens else 0
-    if not hits + new + tail:
-        return
+@pytest.mark.parametrize(("path", "seen"), [("prefill", 1), ("decode", 2), ("split", 2)])
+def test_wrong_bytes_in_storage_are_noticed(path: str, seen: int, caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with hosts() as pair:
+            for host in ("p0", "d0"):
+                await store(pair[host], "prime/a", [99, 100, 555])
+            done = the_done(await pair.serve(order(decode_hits=DECODE_HITS[path])))
+            assert done.mismatched_blocks == seen  # at the decode host, and on the way back from it
+            assert "turn 1: 1 blocks differ from their content: 101" in caplog.text
 
-    async def test(pair: Pair) -> None:
-        await prime(pair, path, hits)
-        done = (await pair.serve(order(path, hits, new, tail_tokens, generated)))[-1]
-        assert isinstance(done, TurnDone)
-        moved = of_kind(done)
-        assert moved["storage_read"] == hits * BLOCK
-        assert moved.get("layer_read", 0) == (hits * BLOCK if path == "decode" else 0)
-        assert moved["layer_write"] == (new + tail + (hits if path == "prefill" else 0)) * BLOCK
-        assert done.persisted_bytes == (new + generated) * BLOCK
-        assert done.mismatched_blocks == 0
-        ids = [*range(100, 100 + hits + new), *[TAIL] * tail]
-        np.testing.assert_array_equal(pair.decode._host.blocks(0, len(ids)), content(ids))
-        assert pair.all_free()
-
-    run(test)
+    asyncio.run(test())
 
 
 def test_oracle_moves_nothing() -> None:
-    async def test(pair: Pair) -> None:
-        first_token, done = await pair.serve(order("none", generated=1))
-        assert first_token == FirstToken(1)
-        assert isinstance(done, TurnDone)
-        assert done.transfers == ()
-        assert (done.persisted_bytes, done.verified_blocks) == (0, 0)
-        assert pair.decode._host.storage.bytes_written == 0
+    async def test() -> None:
+        async with hosts(engine=A_BLOCK_A_PASS) as pair:
+            first_token, done = await pair.serve(order(moves=False, generated=1))
+            assert first_token == FirstToken(1)
+            assert isinstance(done, TurnDone)
+            assert done.transfers == ()
+            assert (done.persisted_bytes, done.verified_blocks, done.hbm_load_ns) == (0, 0, 0)
+            assert done.chunks == 4  # 58 tokens are computed all the same
+            for host in ("p0", "d0"):
+                report = await pair.end(host)
+                assert (report.storage_read_bytes, report.storage_written_bytes) == (0, 0)
+                assert (pair[host]._host.region.view == 0xAA).all()
 
-    run(test)
-
-
-def test_generated_blocks_are_persisted_one_by_one() -> None:
-    async def test(pair: Pair) -> None:
-        await prime(pair, "prefill")
-        done = (await pair.serve(order("prefill", generated=2)))[-1]
-        assert isinstance(done, TurnDone)
-        assert [t.bytes for t in done.transfers if t.kind == "storage_write"] == [3 * BLOCK, BLOCK, BLOCK]
-        block = np.empty((1, BLOCK), np.uint8)
-        await pair.decode._host.storage.read_into("r/generated-109", 0, memoryview(block.reshape(-1).data))
-        np.testing.assert_array_equal(block, content([109]))
-
-    run(test)
+    asyncio.run(test())
 
 
-@pytest.mark.parametrize("path", ["prefill", "decode"])
-def test_wrong_bytes_in_storage_are_noticed(path: ReadPath, caplog: pytest.LogCaptureFixture) -> None:
-    async def test(pair: Pair) -> None:
-        reader = pair.prefill if path == "prefill" else pair.decode
-        await pair.store(reader, "prime/a", [99, 100, 555])
-        await pair.store(reader, "prime/b", [102, 103, 104])
-        done = (await pair.serve(order(path)))[-1]
-        assert isinstance(done, TurnDone)
-        assert done.mismatched_blocks == (1 if path == "prefill" else 2)
-        assert "turn 1: 1 blocks differ from their content: 101" in caplog.text
+def test_missed_blocks_that_another_session_has_are_not_persisted() -> None:
+    async def test() -> None:
+        async with hosts() as pair:
+            gaps = (BlockRange(0, 1), BlockRange(2, 2))
+            done = the_done(await pair.serve(order(new=5, persisted=gaps)))
+            assert done.persisted_bytes == 3 * BLOCK
+            found = await stored(pair["d0"], "r/1/prompt", 3)
+            np.testing.assert_array_equal(found, content([1000, 1002, 1003]))
+            none = the_done(await pair.serve(order(2, persisted=(), prompt_key="")))
+            assert none.persisted_bytes == 0
+            pair.assert_all_given_back()
 
-    run(test)
-
-
-def test_failure_on_the_prefill_side_reaches_the_decode_side() -> None:
-    async def test(pair: Pair) -> None:
-        [failed] = await pair.serve(order("prefill"))
-        assert failed.turn_id == 1
-        assert failed.host == "d0"
-        assert "prefill host p0: StorageError: read of 'prime/a'" in failed.reason
-        assert "no such object" in failed.reason
-        assert pair.all_free()
-        await prime(pair, "prefill")
-        assert isinstance((await pair.serve(order("prefill", turn_id=2)))[-1], TurnDone)
-
-    run(test)
+    asyncio.run(test())
 
 
-def test_failure_on_the_decode_side_frees_its_buffer() -> None:
-    async def test(pair: Pair) -> None:
-        [failed] = await pair.serve(order("decode"))
-        assert failed.reason.startswith("StorageError: read of 'prime/a'")
-        assert pair.all_free()
+def test_generated_blocks_are_persisted_one_by_one_but_for_those_without_a_key() -> None:
+    async def test() -> None:
+        async with hosts() as pair:
+            generated = tuple(
+                StoredObject(key, (BlockRange(block, 1),))
+                for key, block in (("r/g0", 7), ("", 8), ("r/g2", 9))
+            )
+            turn = msgspec.structs.replace(order(generated=3), generated=generated)
+            done = the_done(await pair.serve(turn))
+            writes = [t.bytes for t in done.transfers if t.kind == "storage_write"]
+            assert writes == [3 * BLOCK, BLOCK, BLOCK]
+            for key, block in (("r/g0", 7), ("r/g2", 9)):
+                np.testing.assert_array_equal(await stored(pair["d0"], key, 1), content([block]))
 
-    run(test)
-
-
-def test_prefill_failure_goes_to_the_control_node_if_the_decode_host_is_gone() -> None:
-    async def test(pair: Pair) -> None:
-        turn = asyncio.create_task(pair.decode._serve_turn(order("prefill")))
-        while not pair.prefill._tasks:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        await pair.decode._host.transport.close()
-        await asyncio.gather(*pair.prefill._tasks)
-        failed = pair.prefill._outbox.get_nowait().body
-        assert (failed.host, failed.turn_id) == ("p0", 1)
-        assert "no such endpoint" in failed.reason or "closed" in failed.reason
-        turn.cancel()
-        await asyncio.gather(turn, return_exceptions=True)
-
-    run(test)
+    asyncio.run(test())
 
 
-def test_a_turn_that_gets_no_answer_ends_at_its_deadline() -> None:
-    async def test(pair: Pair) -> None:
-        deaf = MemoryTransport(TransportConfig("memory"))
-        deaf.on_notification(lambda payload: None)
-        pair.decode._host.peers["p0"] = deaf.address
-        [failed] = await pair.serve(order("prefill"))
-        assert failed.reason == "deadline passed"
-        assert pair.all_free()
-        await deaf.close()
+@each_path
+def test_layers_are_handed_over_while_later_ones_compute_or_else_after_all_of_them(path: str) -> None:
+    async def test(layerwise: bool) -> None:
+        async with hosts(layerwise=layerwise, engine=passes_of(0.05)) as pair:
+            done = the_done(await pair.serve(order(decode_hits=DECODE_HITS[path])))
+            [forward] = (await pair.end("p0")).forwards
+            [write] = [t for t in done.transfers if t.kind == "layer_write"]
+            assert write.operations == GEOMETRY.layers
+            assert done.compute_ns == 50_000_000
+            assert forward.end_at_ns - forward.begin_at_ns >= 49_000_000
+            if layerwise:
+                assert forward.begin_at_ns < write.begin_at_ns < forward.end_at_ns
+            else:
+                assert write.begin_at_ns >= forward.end_at_ns
+                [*reads] = [t for t in done.transfers if t.kind == "layer_read"]
+                assert all(read.end_at_ns <= forward.begin_at_ns for read in reads)
 
-    run(test, turn_timeout_s=0.05)
+    asyncio.run(test(layerwise=True))
+    asyncio.run(test(layerwise=False))
 
 
-def test_turns_on_one_engine_take_turns_and_buffers_bound_them() -> None:
-    async def test(pair: Pair) -> None:
-        await prime(pair, "prefill")
-        await asyncio.gather(*(pair.decode._serve_turn(order("prefill", turn_id=i)) for i in range(1, 7)))
-        await asyncio.gather(*pair.prefill._tasks)
-        bodies = [pair.decode._outbox.get_nowait().body for _ in range(pair.decode._outbox.qsize())]
-        assert sorted(b.turn_id for b in bodies if isinstance(b, TurnDone)) == [1, 2, 3, 4, 5, 6]
-        assert all(b.mismatched_blocks == 0 for b in bodies if isinstance(b, TurnDone))
-        assert pair.all_free()
+@each_path
+def test_without_layerwise_prefill_prompts_wait_for_hbm(path: str) -> None:
+    """Room for one prompt: they run one after the other, although a batch could hold them all."""
 
-    run(test, buffer_bytes=20 * BLOCK)
+    turns = [order(i, decode_hits=DECODE_HITS[path]) for i in (1, 2, 3)]
+    room = passes_of(0.02, kv_hbm_bytes=1.5 * turns[0].prompt_tokens * KV_BYTES_PER_TOKEN)
+
+    async def waits_and_batches(layerwise: bool) -> tuple[list[int], list[int]]:
+        async with hosts(layerwise=layerwise, of_host={"p0": {"engine": room}}) as pair:
+            reported = await pair.serve(*turns)
+            waits = sorted(body.hbm_wait_ns for body in reported if isinstance(body, TurnDone))
+            forwards = (await pair.end("p0")).forwards
+            pair.assert_all_given_back()
+            return waits, [forward.batches[0].requests for forward in forwards]
+
+    waits, batches = asyncio.run(waits_and_batches(layerwise=False))
+    assert batches == [1, 1, 1]
+    assert waits[0] < waits[1] < waits[2] - 15_000_000
+    waits, batches = asyncio.run(waits_and_batches(layerwise=True))
+    assert waits == [0, 0, 0]
+    assert sum(batches) == 3 > len(batches)
+
+
+def test_prompts_of_several_engines_are_batched_in_step() -> None:
+    async def test() -> None:
+        async with hosts(engine=passes_of(0.02)) as pair:
+            turns = [
+                order(i, decode_hits=i % 6, new=i % 3, prefill_engine=i % 2, decode_engine=i % 2)
+                for i in range(1, 9)
+            ]
+            reported = await pair.serve(*turns)
+            done = {body.turn_id: body for body in reported if isinstance(body, TurnDone)}
+            assert sorted(done) == list(range(1, 9))
+            assert all(body.mismatched_blocks == 0 for body in done.values())
+            forwards = (await pair.end("p0")).forwards
+            for rank in (0, 1):
+                own = [turn for turn in turns if turn.prefill_engine == rank]
+                batches = [forward.batches[rank] for forward in forwards]
+                assert all(batch.engine == rank for batch in batches)
+                assert sum(batch.requests for batch in batches) == len(own)
+                assert sum(batch.new_tokens for batch in batches) == sum(turn.new_tokens for turn in own)
+                assert sum(batch.cached_tokens for batch in batches) == sum(turn.hit_tokens for turn in own)
+            assert len(forwards) < len(turns)
+            assert all(a.end_at_ns <= b.begin_at_ns for a, b in pairwise(forwards))
+            pair.assert_all_given_back()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_split_is_computed_once_the_decode_part_is_read_which_may_be_told_at_once(at_once: bool) -> None:
+    async def test() -> None:
+        async with hosts() as pair:
+            host, prefill = pair["d0"]._host, pair["p0"]
+            request = PrefillRequest(order(decode_hits=3), "d0", False, host.region.remote, 0)
+            prefill._in_band(encode(request))
+            if not at_once:
+                await asyncio.sleep(0.03)
+                assert pair.reported() == [ReadDone(1)]
+                assert prefill._prefill.passes == []
+            host.blocks(0, 3)[:] = content([100, 101, 102])
+            prefill._in_band(encode(DecodePartRead(1)))  # before the request's first step, if at once
+            await pair.prefilled()
+            expected = content([*range(100, 105), *range(1000, 1003), TAIL])
+            np.testing.assert_array_equal(host.blocks(0, 9), expected)
+            assert not prefill._prefill._decode_part
+
+    asyncio.run(test())
+
+
+def test_tokens_come_at_the_decode_step_s_pace() -> None:
+    async def test() -> None:
+        step_s = 0.004
+        async with hosts(engine=engine(decode_overhead_s=step_s)) as pair:
+            done = the_done(await pair.serve(order(generated=1)))
+            assert done.decode_ns >= 16 * step_s * 1e9  # 17 tokens, the first of which prefill gave
+            assert step_s * 1e9 <= done.second_token_ns < done.decode_ns
+            alone = the_done(await pair.serve(order(2, output_tokens=1)))
+            assert (alone.second_token_ns, alone.decode_ns, alone.hbm_load_ns) == (0, 0, 0)
+
+    asyncio.run(test())
+
+
+def test_leaders_ask_for_work_until_the_repetition_ends() -> None:
+    async def test() -> None:
+        async with hosts(fetch_interval_s=0.01) as pair:
+            await asyncio.sleep(0.1)
+            for host in ("p0", "d0"):
+                await pair.end(host)
+                asked = sent(pair[host])
+                assert set(asked) == {Fetch()}
+                assert len(asked) >= 3  # one at once, the others on a machine that may be busy
+                await asyncio.sleep(0.03)
+                assert sent(pair[host]) == []
+
+    asyncio.run(test())

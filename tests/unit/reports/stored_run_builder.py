@@ -151,7 +151,6 @@ class StoredRunBuilder:
                 "alpha_tokens": dict.fromkeys(self.hosts, 90_000.0),
                 "beta_tokens": 40_000.0,
                 "decode_hbm_tokens": 1_200_000,
-                "prefill_hbm_bytes": 40e9,
             },
             "complete": True,
         }

@@ -8,6 +8,10 @@ import pytest
 from stored_run_builder import StoredRunBuilder
 
 from reports import StoredRun, analyse, render
+from reports.charts import charts
+from reports.comparison import Metric
+from reports.headlines import headlines
+from reports.result_tables import result_tables
 
 
 def variant(policy: str, *, layerwise: bool, scheduling: bool) -> dict[str, Any]:
@@ -50,6 +54,39 @@ def test_variants_follow_the_papers_order_with_what_each_adds(tmp_path: Path) ->
         assert step.reduction.ci_high is not None
         assert step.reduction.ci_low < step.reduction.value < step.reduction.ci_high
     assert [step.paper_reduction for step in steps] == [None, 0.1721, 0.3819, 0.4562, None]
+
+
+def test_everything_follows_that_order(tmp_path: Path) -> None:
+    run = StoredRun.load(ablated(tuple(VARIANTS)).write(tmp_path))
+    summary = analyse(run)
+    order = ["basic", "by_layers", "a_second_path", "ours", "bound"]
+    assert list(summary.policies) == list(summary.bottlenecks) == list(summary.balance) == order
+    assert [table.columns[1:] for table in result_tables(run, summary) if table.title == "Policies"] == [
+        order
+    ]
+
+
+def test_speedup_is_that_of_the_agents_not_of_the_longest_answer(tmp_path: Path) -> None:
+    builder = ablated(("basic", "ours"))
+    for repetition in builder.metadata["repetitions"]:
+        repetition["jct_s"] = 20.0
+    run = StoredRun.load(builder.write(tmp_path))
+    summary = analyse(run)
+    assert summary.comparison is not None
+    assert summary.comparison.metric is Metric.AGENT_JCT
+    assert summary.comparison.speedup is not None
+    assert summary.comparison.speedup.value == pytest.approx(99**0.5 / 5)
+    assert "by mean JCT of an agent (" in summary.verdict
+    figures = [(figure.label, figure.value) for figure in headlines(summary)[:3]]
+    assert figures == [
+        ("Speedup (mean JCT of an agent)", "1.99x"),
+        ("Mean JCT of an agent, basic", "10 s"),
+        ("Mean JCT of an agent, ours", "5 s"),
+    ]
+    assert next(chart.title for chart in charts(run, summary) if chart.key == "jct").endswith(
+        "of an agent, mean"
+    )
+    assert any(line.startswith("basic: mean JCT of an agent varies by 14.1 %") for line in summary.warnings)
 
 
 def test_the_papers_figures_stand_only_beside_its_own_first_step(tmp_path: Path) -> None:

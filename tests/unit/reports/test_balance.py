@@ -20,10 +20,13 @@ def passes(*rows: tuple[str, int, int]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=["host", "forward", "attention_ns"])
 
 
-def test_mean_over_windows_that_carried_something() -> None:
-    # 400/250 = 1.6, nothing, 200/200 = 1.
+def test_windows_weigh_by_their_traffic() -> None:
+    # Max 400, 0, 200 over mean 250, 0, 200.
     received = [np.array([400.0, 0.0, 200.0]), np.array([100.0, 0.0, 200.0])]
-    assert windowed_max_over_mean(received) == pytest.approx(1.3)
+    assert windowed_max_over_mean(received) == pytest.approx(600 / 450)
+    # Two stray reads, each with the window to itself, say next to nothing.
+    received = [np.array([500.0, 1.0, 0.0]), np.array([500.0, 0.0, 1.0])]
+    assert windowed_max_over_mean(received) == pytest.approx(1, abs=0.01)
     assert windowed_max_over_mean([np.zeros(3), np.zeros(3)]) is None
     assert windowed_max_over_mean([np.zeros(0), np.zeros(0)]) is None
 
@@ -43,13 +46,16 @@ def test_lies_between_one_and_the_number_of_hosts_whatever_the_unit(
         assert not by_host.any()
     else:
         assert 1 - 1e-9 <= found <= len(by_host) + 1e-9
+        busy = by_host[:, by_host.any(axis=0)]
+        ratios = busy.max(axis=0) / busy.mean(axis=0)
+        assert found == pytest.approx(np.average(ratios, weights=busy.sum(axis=0)))
         assert windowed_max_over_mean(list(by_host * unit)) == pytest.approx(found)
 
 
 def test_an_engine_without_work_counts_as_zero() -> None:
-    # p0: 30 / (30 + 10 + 20 + 0) x 4 = 2; p1's pass of the same number is another: 5/5 = 1.
+    # p0: max 30, mean 15; p1's pass of the same number is another: 5 and 5.
     rows = [("p0", 7, 30), ("p0", 7, 10), ("p0", 7, 20), ("p0", 7, 0), ("p1", 7, 5), ("p1", 7, 5)]
-    assert attention_max_over_mean(passes(*rows)) == pytest.approx(1.5)
+    assert attention_max_over_mean(passes(*rows)) == pytest.approx(35 / 20)
 
 
 def test_passes_of_one_engine_or_without_attention_have_no_balance() -> None:
@@ -80,7 +86,7 @@ def test_the_tail_of_the_reads_is_left_out(tmp_path: Path) -> None:
     ]
     found = balance(StoredRun.load(builder.write(tmp_path)), "dual_path")
     # Windows of 0.5 s x dilation 10; 400 : 100 and 200 : 200, then only p0 reads.
-    assert found.storage_nic["all"].value == pytest.approx((1.6 + 1) / 2)
+    assert found.storage_nic["all"].value == pytest.approx((400 + 200) / (250 + 200))
     assert found.storage_nic["all"].ci_low is None
     assert found.storage_nic["prefill"].value == found.storage_nic["decode"].value == 1
 
@@ -105,7 +111,7 @@ def test_attention_over_the_job_and_its_start(tmp_path: Path) -> None:
         row["attention_ns"] = 10 if even or row["engine"] == 0 else 0
     found = balance(StoredRun.load(builder.write(tmp_path)), "prefill_only").attention
     assert found["start"].value == 1
-    assert found["job"].value == pytest.approx((1 + 17 * 4) / 18)
+    assert found["job"].value == pytest.approx(18 * 10 / (10 + 17 * 2.5))
 
 
 def test_nothing_is_said_where_counters_say_nothing(tmp_path: Path) -> None:

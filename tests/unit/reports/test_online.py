@@ -7,6 +7,9 @@ import pytest
 from stored_run_builder import StoredRunBuilder
 
 from reports import StoredRun, Summary, analyse, render
+from reports.result_tables import result_tables
+from reports.table import Table
+from reports.units import size
 
 STEADY, TTFT, TPOT, LATE = "steady", "ttft_slo", "tpot_slo", "time_limit"
 Points = list[tuple[float, str]]
@@ -60,7 +63,7 @@ def test_words_and_ratio(basic: Points, dual: Points, ratio: float | None, text:
     assert summary.online is not None
     assert summary.online.ratio == (None if ratio is None else pytest.approx(ratio))
     assert text in summary.finding
-    assert summary.verdict.startswith(summary.finding)
+    assert summary.finding in summary.verdict
     assert (summary.comparison, summary.pairwise, summary.balance, summary.ablation) == (None, [], {}, [])
 
 
@@ -85,6 +88,41 @@ def test_a_point_that_broke_off_has_no_latencies(tmp_path: Path) -> None:
     assert not summary.valid
     assert summary.online is not None
     assert summary.online.policies["dual_path"].points[0].ttft_real_s["mean"] is None
+
+
+def test_rates_that_no_policy_serves_are_no_result(tmp_path: Path) -> None:
+    builder = served([(0.2, TTFT)], [(0.2, TTFT), (0.1, LATE)])
+    summary = analysed(builder, tmp_path)
+    assert not summary.valid
+    [line] = summary.problems
+    assert line.startswith(
+        "no policy meets the SLO: metadata.json: online: found prefill_only at 0.200 (ttft_slo), dual_path "
+        "at 0.200 (ttft_slo), dual_path at 0.100 (time_limit) agents/s, expected at least one rate steady "
+        "within TTFT <= 4 s, TPOT <= 50 ms; lower online.search_from"
+    )
+    assert summary.online is not None
+    assert summary.online.policies["dual_path"].points[1].ttft_real_s["mean"] is not None
+    assert storage_nic_table(tmp_path / "run").rows == []
+
+
+def test_that_one_policy_serves_none_is_a_finding(tmp_path: Path) -> None:
+    summary = analysed(served([(0.2, TTFT)], [(0.2, STEADY)]), tmp_path)
+    assert summary.valid, summary.problems
+    assert "prefill_only meets the SLO (TTFT <= 4 s, TPOT <= 50 ms) at none" in summary.verdict
+
+
+def storage_nic_table(directory: Path) -> Table:
+    run = StoredRun.load(directory)
+    return next(table for table in result_tables(run, analyse(run)) if table.title == "Storage NICs")
+
+
+def test_storage_nics_are_shown_at_the_highest_steady_rate(tmp_path: Path) -> None:
+    builder = served([(0.2, STEADY), (0.1, STEADY), (0.4, TTFT)], [(0.2, TPOT)])
+    table = storage_nic_table(builder.write(tmp_path))
+    assert [row[:2] for row in table.rows] == [["prefill_only", "p0"], ["prefill_only", "d0"]]
+    # One point's 12 turns, not three points'.
+    assert table.rows[0][3] == size(12 * builder.read_bytes)
+    assert "(agents/s: prefill_only 0.200)" in table.note
 
 
 def test_one_policy_alone_is_told_without_a_ratio(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from stored_run_builder import StoredRunBuilder
 
 from reports import Summary, analyse
+from reports.comparison import Metric
 from reports.definitions import DEFINITIONS
 from reports.latency import BREAKDOWN
 from reports.metrics import PolicyMetrics
@@ -25,8 +26,9 @@ def test_finds_the_speedup_that_the_simulated_nics_allow(summary: Summary) -> No
     assert summary.comparison.speedup is not None
     assert summary.comparison.speedup.value == pytest.approx(2, rel=0.03)
     assert summary.comparison.significant
+    assert summary.comparison.metric is Metric.JCT
     assert summary.storage_bandwidth_ratio == pytest.approx(2)
-    assert "dual_path is 1.99x faster than prefill_only (95 % CI" in summary.verdict
+    assert "dual_path is 1.99x faster than prefill_only by JCT (95 % CI" in summary.verdict
     assert "decode storage NICs ran at 0 % of their measured ceiling" in summary.verdict
 
 

@@ -147,6 +147,12 @@ def test_every_table_row_fits_its_columns(rendered: Path) -> None:
         assert all(len(row) == len(table.columns) for row in table.rows), table.title
 
 
+def test_figures_and_prose_are_told_apart() -> None:
+    table = Table("t", ["policy", "rate", "bound"], [["a", "1", "by much"]], remarks=1)
+    assert [table.holds_figures(column) for column in range(3)] == [False, True, False]
+    assert not table._replace(numeric=False).holds_figures(1)
+
+
 def test_page_grows_little_beyond_its_library(rendered: Path) -> None:
     run = StoredRun.load(rendered)
     assert len(without_plotly(page(run, analyse(run)))) < 400_000

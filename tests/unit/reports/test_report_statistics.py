@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.statistics import coefficient_of_variation, compare, distribution, mean, percentiles, speedup
+from reports.comparison import Metric, compare
+from reports.statistics import coefficient_of_variation, distribution, mean, percentiles, speedup
 
 times = st.lists(st.floats(min_value=1e-3, max_value=1e6), min_size=2, max_size=8)
 
@@ -80,10 +81,12 @@ def test_one_repetition_gives_a_value_and_says_that_it_has_no_interval() -> None
         ([9.9, 9.9001, 9.8999], False, "resolution of 2 %"),
     ],
 )
-def test_words(contender: list[float], significant: bool, text: str) -> None:
-    comparison = compare("a", [10.0, 10.001, 9.999], "b", contender)
+@pytest.mark.parametrize("metric", list(Metric))
+def test_words(contender: list[float], significant: bool, text: str, metric: Metric) -> None:
+    comparison = compare("a", [10.0, 10.001, 9.999], "b", contender, metric)
     assert comparison.significant is significant
     assert text in comparison.text
+    assert f"by {metric.words} (" in comparison.text
 
 
 def test_no_complete_repetition_means_no_comparison() -> None:

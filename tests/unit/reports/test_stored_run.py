@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from stored_run_builder import StoredRunBuilder
 
-from reports import ReportError, StoredRun
+from reports import ReportError, StoredRun, analyse
 from reports.stored_run import FORWARD_COLUMNS, HOST_COLUMNS, NIC_COLUMNS, TRANSFER_COLUMNS, TURN_COLUMNS
 
 
@@ -16,6 +16,16 @@ def test_reads_what_was_stored(io_bound_run: Path) -> None:
     assert [r.repetition for r in run.complete("dual_path")] == [1, 2]
     assert [host.name for host in run.serving_hosts] == ["p0", "d0"]
     assert len(run.turns) == 4 * 16 * 12
+
+
+def test_policies_are_in_the_order_of_the_experiment(tmp_path: Path) -> None:
+    builder = StoredRunBuilder(sessions=2, turns=2, order=("prefill_only", "oracle", "dual_path"))
+    builder.metadata["experiment"]["measurement"] = {"policies": ["oracle", "dual_path", "prefill_only"]}
+    run = StoredRun.load(builder.write(tmp_path))
+    assert run.policies == ["oracle", "dual_path", "prefill_only"]
+    comparison = analyse(run).comparison
+    assert comparison is not None
+    assert (comparison.baseline, comparison.contender) == ("prefill_only", "dual_path")
 
 
 def test_missing_tables_read_as_empty_ones(io_bound_run: Path, tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""Experiment files: what to replay, on what cluster, under which policies.
+
+An experiment is TOML. Unknown keys, wrong types and impossible values are refused with the file,
+the key path, what was found and what was expected. Those that ship with the package go by name.
+"""
+
+from harness.experiment.errors import ExperimentError
+from harness.experiment.files import load_experiment, load_profile, shipped_experiments, shipped_profiles
+from harness.experiment.profile import Figure, HardwareProfile
+from harness.experiment.sections import (
+    Cluster,
+    Experiment,
+    Measurement,
+    Online,
+    PolicyName,
+    Replay,
+    Scale,
+    SchedulerConstants,
+    Storage,
+    Variant,
+    Workload,
+)
+from harness.experiment.toml import encode as to_toml
+
+__all__ = [
+    "Cluster",
+    "Experiment",
+    "ExperimentError",
+    "Figure",
+    "HardwareProfile",
+    "Measurement",
+    "Online",
+    "PolicyName",
+    "Replay",
+    "Scale",
+    "SchedulerConstants",
+    "Storage",
+    "Variant",
+    "Workload",
+    "load_experiment",
+    "load_profile",
+    "shipped_experiments",
+    "shipped_profiles",
+    "to_toml",
+]
