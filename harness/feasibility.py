@@ -29,14 +29,15 @@ def check_buffers(scaled: ScaleModel, plans: Sequence[SessionPlan]) -> None:
     """Every prompt has to fit a host's buffer, or its turn would wait for ever."""
     largest = max(-(-turn.input_tokens // scaled.geometry.block_tokens) for p in plans for turn in p.turns)
     needed = largest * scaled.geometry.full_block_bytes
-    if needed > scaled.buffer_bytes:
-        gigabytes = scaled.bytes_divisor / 1e9
-        enough = math.ceil(needed * gigabytes * 100) / 100
-        raise ExperimentError(
-            f"profile figure host_buffer: found {scaled.buffer_bytes * gigabytes:.3g} GB a host, but the "
-            f"largest prompt has {largest} blocks; expected at least {enough:g} GB: set "
-            "cluster.replace.host_buffer"
-        )
+    for role, buffer_bytes in scaled.buffer_bytes.items():
+        if needed > buffer_bytes:
+            gigabytes = scaled.bytes_divisor / 1e9
+            enough = math.ceil(needed * gigabytes * 100) / 100
+            raise ExperimentError(
+                f"profile figure {role}_buffer: found {buffer_bytes * gigabytes:.3g} GB a host, but the "
+                f"largest prompt has {largest} blocks; expected at least {enough:g} GB: set "
+                f"cluster.replace.{role}_buffer"
+            )
 
 
 def check_hbm(experiment: Experiment, scaled: ScaleModel, model: Model, plans: Sequence[SessionPlan]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.cluster import Cluster, ClusterHost, ClusterSpec
-from harness.experiment import Experiment, HardwareProfile, load_profile
+from harness.cluster import Cluster, ClusterError, ClusterHost, ClusterSpec
+from harness.experiment import Experiment, ExperimentError, HardwareProfile, load_profile
 from harness.feasibility import bottlenecks, check_buffers, check_hbm
 from harness.scale_model import ScaleModel, scale
 from harness.scheduling import Limits
@@ -41,6 +41,7 @@ class Preparation:
     scale: ScaleModel
     hit_rate: float
     read_bytes: int
+    cluster_spec: ClusterSpec
     warnings: tuple[str, ...]
 
     @property
@@ -87,16 +88,6 @@ class Preparation:
             decode_hbm_tokens=int(self.scale.engines["decode"].kv_hbm_bytes / kv_bytes_per_token(self.model)),
         )
 
-    @property
-    def cluster_spec(self) -> ClusterSpec:
-        """The cluster to raise."""
-        return ClusterSpec(
-            prefill_hosts=self.experiment.cluster.prefill_hosts,
-            decode_hosts=self.experiment.cluster.decode_hosts,
-            storage_nic_bytes_per_s=self.scale.storage_nic_bytes_per_s,
-            compute_nic_bytes_per_s=self.scale.compute_nic_bytes_per_s,
-        )
-
     def gap_s(self, turn: TurnPlan) -> float:
         """Emulated seconds between a session's turns."""
         replay = self.experiment.replay
@@ -125,7 +116,7 @@ class Preparation:
             role=host.role,
             engines=0 if storage_host else scale.engines_per_host,
             geometry=scale.geometry,
-            buffer_bytes=_STORAGE_HOST_BUFFER_BYTES if storage_host else scale.buffer_bytes,
+            buffer_bytes=scale.buffer_bytes.get(host.role, _STORAGE_HOST_BUFFER_BYTES),
             storage=StorageConfig(
                 kind="http" if over_http else "posix",
                 url=cluster.storage_url if over_http else "",
@@ -172,8 +163,23 @@ def prepare(experiment: Experiment) -> Preparation:
         scale=scaled,
         hit_rate=window_hit_rate(windows),
         read_bytes=expected_read_bytes(windows, scaled.geometry.full_block_bytes),
+        cluster_spec=_cluster_spec(experiment, scaled),
         warnings=tuple(bottlenecks(experiment, profile)),
     )
+
+
+def _cluster_spec(experiment: Experiment, scaled: ScaleModel) -> ClusterSpec:
+    try:
+        return ClusterSpec(
+            prefill_hosts=experiment.cluster.prefill_hosts,
+            decode_hosts=experiment.cluster.decode_hosts,
+            storage_nic_bytes_per_s=scaled.storage_nic_bytes_per_s,
+            compute_nic_bytes_per_s=scaled.compute_nic_bytes_per_s,
+        )
+    except ClusterError as error:
+        raise ExperimentError(
+            f"cluster and scale: {error}; change the hosts, the scale or the profile"
+        ) from None
 
 
 def _trace(experiment: Experiment) -> Trace:

@@ -35,7 +35,7 @@ class ScaleModel:
     engines_per_host: int
     storage_nic_bytes_per_s: float
     compute_nic_bytes_per_s: float
-    buffer_bytes: int
+    buffer_bytes: dict[Role, int]
     engines: dict[Role, EngineConfig]
 
     @property
@@ -81,7 +81,10 @@ def scale(experiment: Experiment, profile: HardwareProfile, model: Model, block_
         engines_per_host=engines,
         storage_nic_bytes_per_s=profile.storage_nic.value * 1e9 / 8 / (divisor * dilation),
         compute_nic_bytes_per_s=engines * profile.compute_nic.value * 1e9 / 8 / (divisor * dilation),
-        buffer_bytes=int(profile.host_buffer.value * 1e9 / divisor),
+        buffer_bytes={
+            "prefill": int(profile.prefill_buffer.value * 1e9 / divisor),
+            "decode": int(profile.decode_buffer.value * 1e9 / divisor),
+        },
         engines={
             "prefill": _engine(experiment, profile, model, experiment.cluster.prefill_hosts * engines),
             "decode": _engine(experiment, profile, model, experiment.cluster.decode_hosts * engines),

@@ -11,7 +11,7 @@ class BudgetError(Exception):
 
 
 class FifoBudget:
-    """``capacity`` units; who waits for some gets them in the order of asking."""
+    """``capacity`` bytes; who waits for some gets them in the order of asking."""
 
     def __init__(self, capacity: float) -> None:
         self._capacity = self._free = capacity
@@ -19,14 +19,17 @@ class FifoBudget:
 
     @property
     def free(self) -> float:
-        """Units not taken."""
+        """Bytes not taken."""
         return self._free
 
     async def take(self, amount: float) -> None:
-        """``amount`` units, as soon as those who asked earlier have theirs; raises `BudgetError` at once
+        """``amount`` bytes, as soon as those who asked earlier have theirs; raises `BudgetError` at once
         for more than the capacity."""
         if amount > self._capacity:
-            raise BudgetError(f"{amount:g} asked of a budget of {self._capacity:g}")
+            raise BudgetError(
+                f"{amount:g} bytes of HBM asked of {self._capacity:g}: give the engines more, or shorten "
+                "the contexts"
+            )
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((amount, granted))
         self._grant()

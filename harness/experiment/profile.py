@@ -26,7 +26,8 @@ class HardwareProfile(Section, frozen=True):
     engines_per_host: Figure
     storage_nic: Figure
     compute_nic: Figure
-    host_buffer: Figure
+    prefill_buffer: Figure
+    decode_buffer: Figure
     host_memory_bandwidth: Figure
     gpu_peak: Figure
     gpu_efficiency: Figure

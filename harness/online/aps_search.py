@@ -13,9 +13,10 @@ from harness.online.steady_state import Outcome
 class ApsSearch:
     """Which rate of agents (real, a second) to try next for one policy.
 
-    Either the given points in their order, or the geometric middle between the highest rate that was steady and
-    the lowest that was not, until they are closer than ``resolution`` of the latter. Until a point says
-    otherwise the lower end counts as steady and the upper one not; who ends up there tries it, too.
+    Either the given points in their order, or the geometric middle between the highest rate that was
+    steady and the lowest that was not, until they are closer than ``resolution`` of the latter. Until a
+    point says otherwise the lower end counts as steady and the upper one not; a search that ends there
+    tries it, too.
     """
 
     rules: Online

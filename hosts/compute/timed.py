@@ -107,10 +107,9 @@ class CopyEngine:
 
 
 async def sleep_until(at_ns: int) -> None:
-    """Until a moment of the monotonic clock; not at all if it is closer than a timer is exact."""
+    """Until a moment of the monotonic clock; if it is closer than a timer is exact, only let others run."""
     remaining_ns = at_ns - time.monotonic_ns()
-    if remaining_ns > _TIMER_SLACK_NS:
-        await asyncio.sleep(remaining_ns / 1e9)
+    await asyncio.sleep(remaining_ns / 1e9 if remaining_ns > _TIMER_SLACK_NS else 0)
 
 
 def in_step(engines: int, model: Model) -> Iterable[range]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import replace
 
 from workloads.models.attention import GroupedQueryAttention, Indexer, LatentAttention
@@ -97,5 +98,6 @@ def find_model(name: str) -> Model:
     try:
         return MODELS[name]
     except KeyError:
-        known = ", ".join(MODELS)
-        raise ModelError(f"model: found {name!r}, expected one of {known}; correct the name") from None
+        close = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "correct the name"
+        raise ModelError(f"model: found {name!r}, expected one of {', '.join(MODELS)}; {hint}") from None

@@ -136,15 +136,15 @@ def test_trace_files(tmp_path: Path, dualpath: object, content: bytes, expected:
     [
         ({"turns": 10**6}, "found no session of at least 1000000 turns among 20 (the longest has "),
         (
-            {"cluster": "replace = { host_buffer = 0.1 }"},
-            "profile figure host_buffer: found 0.1 GB a host, but the largest prompt has ",
+            {"cluster": "replace = { decode_buffer = 0.1 }"},
+            "profile figure decode_buffer: found 0.1 GB a host, but the largest prompt has ",
         ),
         ({"cluster": 'profile = "abacus"'}, "no hardware profile named 'abacus'"),
         (
-            {"cluster": "replace = { host_bufer = 7 }"},
+            {"cluster": "replace = { decode_bufer = 7 }"},
             "cluster.replace: found 'host_bufer', expected figures of the profile (engines_per_host, ",
         ),
-        ({"cluster": "replace = { host_bufer = 7 }"}, "; did you mean 'host_buffer'?"),
+        ({"cluster": "replace = { decode_bufer = 7 }"}, "; did you mean 'decode_buffer'?"),
         (
             {"cluster": "replace = { engines_per_host = 0.5 }"},
             "profile figure engines_per_host: found 0.5, expected a whole number: set ",

@@ -82,11 +82,11 @@ def test_a_policy_is_its_own_variant_with_everything_on(tmp_path: Path) -> None:
 
 def test_a_replaced_figure_keeps_its_unit_and_names_the_experiment_file() -> None:
     profile = load_profile("hopper-400g")
-    figures = profile.replaced({"host_buffer": 7}).figures()
-    assert (figures["host_buffer"].value, figures["host_buffer"].unit) == (7, profile.host_buffer.unit)
-    assert figures["host_buffer"].source == "experiment file"
-    assert {n: f for n, f in figures.items() if n != "host_buffer"} == {
-        n: f for n, f in profile.figures().items() if n != "host_buffer"
+    figures = profile.replaced({"decode_buffer": 7}).figures()
+    assert (figures["decode_buffer"].value, figures["decode_buffer"].unit) == (7, profile.decode_buffer.unit)
+    assert figures["decode_buffer"].source == "experiment file"
+    assert {n: f for n, f in figures.items() if n != "decode_buffer"} == {
+        n: f for n, f in profile.figures().items() if n != "decode_buffer"
     }
 
 

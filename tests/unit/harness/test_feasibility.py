@@ -111,8 +111,8 @@ def test_a_prompt_has_to_fit_a_hosts_buffer(plan: SessionPlan, share: float) -> 
     of, block_tokens = experiment(), TRACE.block_tokens
     blocks = max(-(-turn.input_tokens // block_tokens) for turn in plan.turns)
     needed_gb = blocks * block_tokens * kv_bytes_per_token(MODEL) / 1e9
-    small = scaled(of, HOPPER.replaced({"host_buffer": needed_gb * share}))
-    if small.buffer_bytes >= blocks * small.geometry.full_block_bytes:
+    small = scaled(of, HOPPER.replaced({"decode_buffer": needed_gb * share}))
+    if small.buffer_bytes["decode"] >= blocks * small.geometry.full_block_bytes:
         assert share > 0.999
         check_buffers(small, [plan])
         return
@@ -120,11 +120,13 @@ def test_a_prompt_has_to_fit_a_hosts_buffer(plan: SessionPlan, share: float) -> 
     with pytest.raises(ExperimentError) as error:
         check_buffers(small, [plan])
     message = str(error.value)
-    found = f"profile figure host_buffer: found {needed_gb * share:.3g} GB a host, but the largest prompt has"
+    found = (
+        f"profile figure decode_buffer: found {needed_gb * share:.3g} GB a host, but the largest prompt has"
+    )
     assert message.startswith(f"{found} {blocks} blocks; expected at least ")
-    assert message.endswith(" GB: set cluster.replace.host_buffer")
+    assert message.endswith(" GB: set cluster.replace.decode_buffer")
     [asked_gb] = re.findall(r"expected at least (\S+) GB", message)
-    check_buffers(scaled(of, HOPPER.replaced({"host_buffer": float(asked_gb)})), [plan])
+    check_buffers(scaled(of, HOPPER.replaced({"decode_buffer": float(asked_gb)})), [plan])
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_every_ratio_of_bytes_and_rates_holds(
     assert emulated.rate_divisor == emulated.bytes_divisor * dilation
     assert emulated.storage_nic_bytes_per_s * emulated.rate_divisor == pytest.approx(50e9)
     assert emulated.compute_nic_bytes_per_s * emulated.rate_divisor == pytest.approx(8 * 50e9)
-    assert emulated.buffer_bytes * emulated.bytes_divisor == pytest.approx(80e9, rel=1e-3)
+    assert emulated.buffer_bytes["decode"] * emulated.bytes_divisor == pytest.approx(80e9, rel=1e-3)
     assert {engine.time_dilation for engine in emulated.engines.values()} == {dilation}
 
 
@@ -85,7 +85,7 @@ def test_on_a_rack_nothing_is_scaled() -> None:
         "rate_divisor": 1,
     }
     assert rack.geometry.layer_block_bytes == 64 * model.layer_kv_bytes_per_token
-    assert (rack.storage_nic_bytes_per_s, rack.buffer_bytes) == (50e9, 80e9)
+    assert (rack.storage_nic_bytes_per_s, rack.buffer_bytes["prefill"]) == (50e9, 80e9)
 
 
 def test_a_scale_that_leaves_no_byte_of_a_layer_block_is_refused() -> None:

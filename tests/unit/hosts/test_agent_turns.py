@@ -337,6 +337,9 @@ def test_tokens_come_at_the_decode_step_s_pace() -> None:
             done = the_done(await pair.serve(order(generated=1)))
             assert done.decode_ns >= 16 * step_s * 1e9  # 17 tokens, the first of which prefill gave
             assert step_s * 1e9 <= done.second_token_ns < done.decode_ns
+            prompt, block = [t.begin_at_ns for t in done.transfers if t.kind == "storage_write"]
+            # The tail has 10 tokens and prefill gives the 11th: the block is full five steps later.
+            assert 5 * step_s * 1e9 - 1_000_000 <= block - prompt < 0.75 * done.decode_ns
             alone = the_done(await pair.serve(order(2, output_tokens=1)))
             assert (alone.second_token_ns, alone.decode_ns, alone.hbm_load_ns) == (0, 0, 0)
 

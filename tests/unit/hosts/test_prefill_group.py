@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from in_process_hosts import FAST, config, engine, order
+from in_process_hosts import A_BLOCK_A_PASS, FAST, GEOMETRY, config, engine, order
 
-from hosts.compute import Piece, TimedCompute, in_step
+from hosts.compute import Piece, TimedCompute, in_step, timed
 from hosts.config import EngineConfig, TransportConfig
 from hosts.host import Host, open_host
 from hosts.prefill_group import PrefillGroup
@@ -44,9 +44,9 @@ class Engines:
         request = PrefillRequest(msgspec.structs.replace(turn, new_tokens=new_tokens), "d0", True, None, 0)
         return PromptKv(self.host, request, await self.host.transport.connect(self.host.transport.address))
 
-    async def moving_prompt(self, target: RemoteRegion) -> PromptKv:
-        """One whose hit is fetched from ``target``."""
-        request = PrefillRequest(order(decode_hits=5), "d0", True, target, 0)
+    async def moving_prompt(self, target: RemoteRegion, decode_hits: int = 5) -> PromptKv:
+        """One whose hit of 5 blocks is fetched from ``target`` or, but for ``decode_hits``, is here."""
+        request = PrefillRequest(order(decode_hits=decode_hits), "d0", True, target, 0)
         kv = PromptKv(self.host, request, await self.host.transport.connect(self.host.transport.address))
         await kv.allocate()
         return kv
@@ -96,6 +96,33 @@ def test_a_pass_takes_the_slowest_engine_s_attention_and_a_share_of_the_experts(
             )
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("copy_s", [0.0, 0.02, 0.08])
+def test_the_copy_of_a_layer_to_hbm_hides_behind_the_layer_before(
+    copy_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied_bytes = 80 * KV_BYTES_PER_TOKEN
+    pass_s = 0.04
+    timings = engine(
+        weight_bytes=pass_s, hbm_bytes_per_s=1.0, copy_bytes_per_s=copied_bytes / copy_s if copy_s else 1e30
+    )
+    ends_at_ns: list[int] = []
+
+    async def sleep_until(at_ns: int) -> None:
+        ends_at_ns.append(at_ns)
+
+    async def run() -> None:
+        async with engines_of(timings) as engines:
+            decode_buffer = engines.host.transport.register(np.zeros(1 << 16, np.uint8))
+            kv = await engines.moving_prompt(decode_buffer.remote, decode_hits=0)
+            monkeypatch.setattr(timed, "sleep_until", sleep_until)
+            await engines.run(0, kv)
+            await kv.close()
+
+    asyncio.run(run())
+    each_ns = max(pass_s, copy_s) / GEOMETRY.layers * 1e9
+    assert np.diff(ends_at_ns) == pytest.approx([each_ns] * (GEOMETRY.layers - 1))
 
 
 def test_engines_of_a_dense_model_do_not_wait_for_each_other() -> None:
@@ -189,9 +216,9 @@ def test_every_token_is_computed_once_and_every_engine_is_in_every_pass(
 
 def test_a_pass_that_fails_fails_all_that_are_queued_and_no_later_prompt() -> None:
     async def run() -> None:
-        async with engines_of(FAST) as engines:
+        async with engines_of(A_BLOCK_A_PASS) as engines:
             lost = await engines.moving_prompt(NOWHERE)
-            queued = [(0, lost), (0, await engines.prompt(1, 5)), (1, await engines.prompt(1, 5))]
+            queued = [(0, lost), (0, await engines.prompt(1, 40)), (1, await engines.prompt(1, 40))]
             outcomes = await asyncio.gather(
                 *(engines.run(rank, kv) for rank, kv in queued), return_exceptions=True
             )

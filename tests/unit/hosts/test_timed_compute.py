@@ -88,6 +88,7 @@ def test_a_decode_step_takes_its_flops_where_hbm_is_fast() -> None:
     alone_s = engine.model.decode_flops(50_000) / FLOPS
     assert engine.decode_step_s([[50_000]]) == pytest.approx(alone_s)
     assert engine.decode_step_s([[50_000] * 8]) == pytest.approx(8 * alone_s)
+    assert engine.decode_step_s([[50_000]] * 8) == pytest.approx(alone_s)
 
 
 def test_copies_and_dilation() -> None:
