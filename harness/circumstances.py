@@ -55,6 +55,7 @@ def circumstances(preparation: Preparation, choice: ModeChoice) -> dict[str, Any
                 f"{replay.turns_per_agent or 'all'} turns each from the {replay.start}",
                 f"gaps x {replay.gap_scale:g}, at most {replay.gap_cap_s:g} s",
                 f"append x {workload.append_scale:g}, generated x {workload.generated_scale:g}",
+                *_changes(preparation.trace.provenance),
             ],
         },
         "scale": scale.summary(),
@@ -83,6 +84,15 @@ def circumstances(preparation: Preparation, choice: ModeChoice) -> dict[str, Any
         "online": {} if online else None,
         "warnings": list(preparation.warnings),
     }
+
+
+def _changes(provenance: Mapping[str, str]) -> list[str]:
+    """What was done to the trace before, with the hit rate before and after."""
+    changes = [line for key, line in provenance.items() if key.startswith("change ")]
+    if "scaling" in provenance:
+        before, after = (provenance[f"hit_rate_{when}_scaling"] for when in ("before", "after"))
+        changes.append(f"{provenance['scaling']}: hit rate {before} -> {after}")
+    return changes
 
 
 def host_entries(
