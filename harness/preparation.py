@@ -86,6 +86,7 @@ class Preparation:
             alpha_tokens={h: alpha_s * rate / token_bytes for h, rate in storage_read_bytes_per_s.items()},
             beta_tokens=scheduler.beta_s * prompts / (flops / engine.gpu_flops),
             decode_hbm_tokens=int(self.scale.engines["decode"].kv_hbm_bytes / kv_bytes_per_token(self.model)),
+            decode_buffer_tokens=int(self.scale.buffer_bytes["decode"] / token_bytes),
         )
 
     def gap_s(self, turn: TurnPlan) -> float:

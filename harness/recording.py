@@ -103,6 +103,7 @@ class Repetition:
                 "alpha_tokens": dict(self.limits.alpha_tokens),
                 "beta_tokens": self.limits.beta_tokens,
                 "decode_hbm_tokens": self.limits.decode_hbm_tokens,
+                "decode_buffer_tokens": self.limits.decode_buffer_tokens,
             },
             "expected_read_bytes": self.expected_read_bytes,
             "expected_turns": self.expected_turns,

@@ -19,7 +19,7 @@ from harness.recording import (
 from harness.run_store import RunStore, RunStoreError
 from harness.scheduling import Limits
 
-_NO_LIMITS = Limits({}, 0.0, 0)  # until ceilings are measured
+_NO_LIMITS = Limits({}, 0.0, 0, 0)  # until ceilings are measured
 
 
 @dataclass(slots=True)

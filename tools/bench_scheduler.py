@@ -22,8 +22,9 @@ from harness.scheduling import ClusterLoad, Limits, Placement, Request, RequestS
 PREFILL_HOSTS, DECODE_HOSTS, ENGINES_PER_HOST = 48, 96, 8
 WAITING = 48_000
 BLOCK_TOKENS, MEAN_HIT_BLOCKS, MEAN_NEW_TOKENS, MEAN_OUTPUT_TOKENS = 64, 504, 429, 176
-# KV of 40 kB a token (DeepSeek-V3.2, FP8): a 50 GB/s storage NIC for 3 s, and 20 GB of decode HBM.
-ALPHA_TOKENS, BETA_TOKENS, DECODE_HBM_TOKENS = 3_750_000, 300_000, 500_000
+# KV of 40 kB a token (DeepSeek-V3.2, FP8): a 50 GB/s storage NIC for 3 s, 20 GB of decode HBM, 80 GB of
+# DE buffer.
+ALPHA_TOKENS, BETA_TOKENS, DECODE_HBM_TOKENS, DECODE_BUFFER_TOKENS = 3_750_000, 300_000, 500_000, 2_000_000
 TARGET_US = 50.0
 
 
@@ -34,7 +35,9 @@ class Cluster:
         prefill = {f"p{i}": ENGINES_PER_HOST for i in range(PREFILL_HOSTS)}
         decode = {f"d{i}": ENGINES_PER_HOST for i in range(DECODE_HOSTS)}
         self.hosts = [*prefill, *decode]
-        limits = Limits(dict.fromkeys(self.hosts, ALPHA_TOKENS), BETA_TOKENS, DECODE_HBM_TOKENS)
+        limits = Limits(
+            dict.fromkeys(self.hosts, ALPHA_TOKENS), BETA_TOKENS, DECODE_HBM_TOKENS, DECODE_BUFFER_TOKENS
+        )
         self.scheduler = RequestScheduler(POLICIES[policy], ClusterLoad(prefill, decode), limits)
         self.random = random.Random(1)
         self.turnover = turnover

@@ -45,7 +45,7 @@ class EngineChoice(Protocol):
         ...
 
     def assign_decode(self, host: str, queue: deque[Queued]) -> list[tuple[Queued, Engine]]:
-        """Take from ``host``'s queue what its engines' HBM has room for; a head without room stops it."""
+        """Take from ``host``'s queue what there is room for; a head without room stops it."""
         ...
 
 
@@ -91,12 +91,19 @@ class ScheduledEngines:
         return host
 
     def assign_decode(self, host: str, queue: deque[Queued]) -> list[tuple[Queued, Engine]]:
-        """Engines that stay below the balanced share Z: fewest requests; if none does: least tokens."""
+        """Engines that stay below the balanced share Z: fewest requests; if none does: least tokens.
+
+        Nothing is placed that the DE buffer has no room for: the read path is then chosen when reading can
+        begin, by the queues of that moment.
+        """
         engines = self._load.decode[host]
         balanced_tokens = self._balanced_tokens(engines, queue)
         chosen: list[tuple[Queued, Engine]] = []
         while queue:
             tokens = queue[0].request.tokens
+            buffered = self._load.decode_buffer_tokens[host] + queue[0].request.prompt_tokens
+            if buffered > self._limits.decode_buffer_tokens:
+                break
             room = [e for e in engines if e.tokens + tokens <= self._limits.decode_hbm_tokens]
             if not room:
                 break

@@ -62,12 +62,14 @@ class Limits:
     """What hosts and engines can take.
 
     ``alpha_tokens``: tokens that a host reads in 3 s, by host. ``beta_tokens``: tokens that one engine
-    prefills in 5 s. ``decode_hbm_tokens``: KV tokens that one decode engine's HBM holds.
+    prefills in 5 s. ``decode_hbm_tokens``: KV tokens that one decode engine's HBM holds;
+    ``decode_buffer_tokens``: those that a decode host's DE buffer holds.
     """
 
     alpha_tokens: Mapping[str, float]
     beta_tokens: float
     decode_hbm_tokens: int
+    decode_buffer_tokens: int
 
 
 @dataclass(slots=True)
@@ -106,6 +108,7 @@ class ClusterLoad:
     A prefill engine counts a request's prompt from its choice until it is prefilled, a decode engine all
     its tokens from its choice until it is finished. ``decode_host_tokens`` counts a host's engines and
     the requests that wait for one of them; ``read_tokens`` all that a host was ever given to read.
+    ``decode_buffer_tokens``: prompts in a host's DE buffer, from the decode engine's choice until prefilled.
     """
 
     def __init__(self, prefill_hosts: Mapping[str, int], decode_hosts: Mapping[str, int]) -> None:
@@ -115,6 +118,7 @@ class ClusterLoad:
         self.read_queue_tokens = dict.fromkeys((*prefill_hosts, *decode_hosts), 0)
         self.read_tokens = dict(self.read_queue_tokens)
         self.decode_host_tokens = dict.fromkeys(decode_hosts, 0)
+        self.decode_buffer_tokens = dict.fromkeys(decode_hosts, 0)
         self._holdings: dict[int, _Holding] = {}
 
     def assign_prefill(self, request: Request, engine: EngineLoad) -> None:
@@ -130,6 +134,7 @@ class ClusterLoad:
     def assign_decode(self, request: Request, engine: EngineLoad) -> None:
         """The decode engine is chosen: its HBM is taken."""
         engine.add(request.tokens)
+        self.decode_buffer_tokens[engine.engine.host] += request.prompt_tokens
         self._holdings[request.turn_id].decode = engine
 
     def assign_reads(self, request: Request, placement: Placement) -> None:
@@ -159,6 +164,8 @@ class ClusterLoad:
         if holding and holding.prefill:
             holding.prefill.remove(holding.request.prompt_tokens)
             holding.prefill = None
+            if holding.decode:
+                self.decode_buffer_tokens[holding.decode_host] -= holding.request.prompt_tokens
 
     def finished(self, turn_id: int) -> None:
         """The request is done or withdrawn: it gives up all that it still holds."""

@@ -9,14 +9,16 @@ whatever waits for HBM gets it in the end.
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
 from collections.abc import Collection
+from dataclasses import replace
 from operator import itemgetter
 
 from harness.experiment import ExperimentError
 from harness.scheduling.engines import Queued, Waiting
 from harness.scheduling.load import ClusterLoad, Engine, Limits, Placement, Request
-from harness.scheduling.policy import Policy, Sides
+from harness.scheduling.policy import Policy, Sides, read_nowhere
 
 
 class RequestScheduler:
@@ -25,6 +27,8 @@ class RequestScheduler:
     def __init__(self, policy: Policy, load: ClusterLoad, limits: Limits) -> None:
         self._policy = policy
         self._load = load
+        if policy.path is read_nowhere:
+            limits = replace(limits, decode_buffer_tokens=sys.maxsize)  # what does not move needs no buffer
         self._limits = limits
         self._engines = policy.engines(load, limits)
         self._cycle = math.lcm(len(load.prefill), len(load.decode))
@@ -40,14 +44,17 @@ class RequestScheduler:
     def submit(self, request: Request) -> None:
         """Queue a request.
 
-        Raises ExperimentError for one that no decode engine could ever hold.
+        Raises ExperimentError for one that no decode engine or DE buffer could ever hold.
         """
-        if request.tokens > self._limits.decode_hbm_tokens:
-            raise ExperimentError(
-                f"turn {request.turn_id}: found {request.tokens} tokens of KV, expected at most "
-                f"{self._limits.decode_hbm_tokens}, which is what a decode engine's HBM holds; "
-                f"replay shorter contexts or give the engines more HBM"
-            )
+        for what, tokens, most in (
+            ("decode engine's HBM", request.tokens, self._limits.decode_hbm_tokens),
+            ("decode host's buffer", request.prompt_tokens, self._limits.decode_buffer_tokens),
+        ):
+            if tokens > most:
+                raise ExperimentError(
+                    f"turn {request.turn_id}: found {tokens} tokens of KV, expected at most {most}, which is "
+                    f"what a {what} holds; replay shorter contexts or give the hosts more memory"
+                )
         self._waiting.append(Waiting(self._submitted, request))
         self._submitted += 1
 

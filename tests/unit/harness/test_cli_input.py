@@ -142,7 +142,7 @@ def test_trace_files(tmp_path: Path, dualpath: object, content: bytes, expected:
         ({"cluster": 'profile = "abacus"'}, "no hardware profile named 'abacus'"),
         (
             {"cluster": "replace = { decode_bufer = 7 }"},
-            "cluster.replace: found 'host_bufer', expected figures of the profile (engines_per_host, ",
+            "cluster.replace: found 'decode_bufer', expected figures of the profile (engines_per_host, ",
         ),
         ({"cluster": "replace = { decode_bufer = 7 }"}, "; did you mean 'decode_buffer'?"),
         (

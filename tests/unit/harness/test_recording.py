@@ -26,7 +26,7 @@ from hosts.protocol import (
 )
 from reports.stored_run import FORWARD_COLUMNS, HOST_COLUMNS, NIC_COLUMNS, TRANSFER_COLUMNS, TURN_COLUMNS
 
-LIMITS = Limits({"p0": 3e4, "d1": 2e4}, 5e4, 10**6)
+LIMITS = Limits({"p0": 3e4, "d1": 2e4}, 5e4, 10**6, 10**7)
 PLACEMENT = Placement(Engine("p0", 3), Engine("d1", 2), "split", 3, 2)
 TRANSFERS = (
     Transfer("storage_read", "p0", "storage", 300, 2, 10, 20),
@@ -184,6 +184,7 @@ def test_a_summary_adds_up_hosts_and_turns() -> None:
         "alpha_tokens": {"p0": 3e4, "d1": 2e4},
         "beta_tokens": 5e4,
         "decode_hbm_tokens": 10**6,
+        "decode_buffer_tokens": 10**7,
     }
     assert (summary["agents_per_s"], summary["stopped"], summary["complete"]) == (None, "all_done", False)
 

@@ -51,7 +51,7 @@ class Trial:
         self.hosts.asking.update(self.hosts.names)
         prefill, decode = ({h: 2 for h in self.hosts.names if h[0] == side} for side in "pd")
         alpha = {} if self.alpha_tokens is None else dict.fromkeys((*prefill, *decode), self.alpha_tokens)
-        limits = Limits(alpha, PLENTY, self.decode_hbm_tokens)
+        limits = Limits(alpha, PLENTY, self.decode_hbm_tokens, PLENTY)
         self.load = ClusterLoad(prefill, decode)
         self.scheduler = RequestScheduler(POLICIES[self.policy], self.load, limits)
         self.repetition = Repetition(0, self.policy, limits)

@@ -31,8 +31,10 @@ def cluster(prefill_hosts: int, decode_hosts: int, engines: int) -> ClusterLoad:
     )
 
 
-def limits_of(load: ClusterLoad, alpha: float = PLENTY, beta: float = PLENTY, hbm: int = PLENTY) -> Limits:
-    return Limits(dict.fromkeys(load.read_queue_tokens, alpha), beta, hbm)
+def limits_of(
+    load: ClusterLoad, alpha: float = PLENTY, beta: float = PLENTY, hbm: int = PLENTY, buffer: int = PLENTY
+) -> Limits:
+    return Limits(dict.fromkeys(load.read_queue_tokens, alpha), beta, hbm, buffer)
 
 
 def request(turn_id: int, hit_blocks: int = 10, new_tokens: int = 40, output_tokens: int = 20) -> Request:

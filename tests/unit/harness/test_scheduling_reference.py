@@ -73,6 +73,10 @@ class NaiveScheduler:
     def decode_host_tokens(self, host: str) -> int:
         return sum(t.request.tokens for t in self.turns if t.decode_host == host)
 
+    def decode_buffer_tokens(self, host: str) -> int:
+        held = [t for t in self.turns if t.decode and t.decode.host == host and not t.prefilled]
+        return sum(turn.request.prompt_tokens for turn in held)
+
     def read_queue_tokens(self, host: str) -> int:
         return sum(t.reads.get(host, 0) for t in self.turns)
 
@@ -110,6 +114,10 @@ class NaiveScheduler:
             yield turn
 
     def choose_decode(self, host: str, queue: list[Turn]) -> Engine | None:
+        if not self.blind and self.policy.name != "oracle":
+            buffered = self.decode_buffer_tokens(host) + queue[0].request.prompt_tokens
+            if buffered > self.limits.decode_buffer_tokens:
+                return None
         running = {e: self.decode_tokens(e) for e in self.decode if e.host == host}
         free = {e: self.limits.decode_hbm_tokens - sum(tokens) for e, tokens in running.items()}
         length = queue[0].request.tokens
@@ -161,14 +169,21 @@ class Histories(RuleBasedStateMachine):
         alpha=st.lists(st.integers(1, 1000), min_size=6, max_size=6),
         beta=st.integers(0, 3 * LARGEST),
         hbm=st.integers(LARGEST, 5 * LARGEST),
+        buffer=st.integers(LARGEST, 8 * LARGEST),
     )
     def begin(
-        self, policy: Policy, shape: tuple[int, int, int, int], alpha: list[int], beta: int, hbm: int
+        self,
+        policy: Policy,
+        shape: tuple[int, int, int, int],
+        alpha: list[int],
+        beta: int,
+        hbm: int,
+        buffer: int,
     ) -> None:
         prefill_hosts, decode_hosts, prefill_engines, decode_engines = shape
         prefill = {f"p{i}": prefill_engines for i in range(prefill_hosts)}
         decode = {f"d{i}": decode_engines for i in range(decode_hosts)}
-        limits = Limits(dict(zip(HOSTS, alpha, strict=True)), beta, hbm)
+        limits = Limits(dict(zip(HOSTS, alpha, strict=True)), beta, hbm, buffer)
         self.limits = limits
         self.load = ClusterLoad(prefill, decode)
         self.scheduler = RequestScheduler(policy, self.load, limits)
@@ -244,6 +259,8 @@ class Histories(RuleBasedStateMachine):
             assert queue == self.naive.read_queue_tokens(host)
         for host, tokens_of_host in self.load.decode_host_tokens.items():
             assert tokens_of_host == self.naive.decode_host_tokens(host)
+        for host, buffered in self.load.decode_buffer_tokens.items():
+            assert buffered == self.naive.decode_buffer_tokens(host)
 
     @invariant()
     def decode_hbm_is_never_overrun(self) -> None:
