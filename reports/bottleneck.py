@@ -1,4 +1,7 @@
-"""Which resource bounded a policy: how busy each was, and what turns waited for before their first token."""
+"""Which resource bounded a policy: how busy each was, and what turns waited for before their first token.
+
+Each is judged where it had work to do: storage NICs in the busy window, engines in the active phase.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from reports.storage_nics import SnicMetrics
 from reports.units import percent
 
 SATURATED = 0.80
-"""Utilization from which a resource is called the bound; between it and 1 lie ramps, tails and imbalance."""
+"""Utilization from which a resource is called the bound; between it and 1 lie ramps and imbalance."""
 
 WAITED = 0.50
 """Share of TTFT from which waiting for space is called the bound: most of what a turn waits for."""
@@ -39,10 +42,13 @@ class Bound(msgspec.Struct, frozen=True):
 def highest(metrics: PolicyMetrics) -> Bound | None:
     """The resource nearest to bounding a policy; None without a complete repetition.
 
-    What is busy goes before what is waited for: a turn may wait for a buffer that a saturated NIC fills.
+    Of what is saturated storage NICs go first, then engines, then waits. The bytes that NICs carry are given;
+    a forward pass takes whatever prompts have arrived, so engines that are short of them run smaller ones
+    back to back. And a turn may wait for a buffer that a saturated NIC fills or a saturated engine empties.
     """
     found = _bounds(metrics)
-    return max(found, key=lambda bound: (bound.saturated, not bound.waited, bound.share)) if found else None
+    saturated = (bound for bound in found if bound.saturated)
+    return next(saturated, max(found, key=lambda bound: (not bound.waited, bound.share), default=None))
 
 
 def bottleneck(metrics: PolicyMetrics) -> str | None:
@@ -63,18 +69,21 @@ def bottleneck(metrics: PolicyMetrics) -> str | None:
 
 
 def _bounds(metrics: PolicyMetrics) -> list[Bound]:
+    """Storage NICs, engines, waits; of each the higher share first."""
     if not metrics.jct_s:
         return []
     roles = {role: _role_use(metrics, role) for role in ("prefill", "decode")}
-    found = [Bound(f"{role} storage NICs", use) for role, use in roles.items() if use is not None]
-    if metrics.prefill_engine_busy is not None:
-        found.append(Bound("prefill engines", metrics.prefill_engine_busy))
+    nics = [Bound(f"{role} storage NICs", use) for role, use in roles.items() if use is not None]
+    busy = metrics.prefill_engine_busy
+    engines = [] if busy is None else [Bound("prefill engines", busy)]
+    waits: list[Bound] = []
     ttft_s = metrics.ttft_s["mean"]
     if ttft_s:
         waits_s = metrics.ttft_breakdown_s
-        found.append(Bound("PE and DE buffers", waits_s["allocation"] / ttft_s, waited=True))
-        found.append(Bound("prefill HBM", waits_s["hbm_wait"] / ttft_s, waited=True))
-    return found
+        waits.append(Bound("PE and DE buffers", waits_s["allocation"] / ttft_s, waited=True))
+        waits.append(Bound("prefill HBM", waits_s["hbm_wait"] / ttft_s, waited=True))
+    kinds = (nics, engines, waits)
+    return [bound for kind in kinds for bound in sorted(kind, key=lambda bound: -bound.share)]
 
 
 def _of_role(metrics: PolicyMetrics, role: str) -> list[SnicMetrics]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from reports.balance import BODY, START, WINDOW_REAL_S
+from reports.active_phase import ACTIVE_SHARE
+from reports.balance import START, WINDOW_REAL_S
 from reports.bottleneck import SATURATED, WAITED
 from reports.statistics import CONFIDENCE, METHOD, RESOLUTION
 
@@ -138,28 +139,33 @@ DEFINITIONS: tuple[Definition, ...] = (
         "up to 1.05.",
     ),
     Definition(
+        "active phase",
+        "s",
+        f"[0, q], q = {ACTIVE_SHARE * 100:.0f} % quantile of first_token_at_ns over the repetition's turns: "
+        "until so many turns have their first token. A few long answers after that leave prefill idle.",
+    ),
+    Definition(
         "prefill_engine_busy",
         "ratio",
-        "sum of (end_at_ns - begin_at_ns) over forwards.parquet / (prefill engines x sum of jct_s): an "
-        "engine is busy while it takes part in a forward pass.",
+        "mean over prefill hosts of: sum over the host's rows of forwards.parquet of (end_at_ns - "
+        "begin_at_ns, within the active phase) / (engines x active phase). An engine is busy while it takes "
+        "part in a forward pass, however small its batch.",
     ),
     Definition(
         "balance.storage_nic",
         "ratio",
         "sum over windows of (max over hosts of bytes that the storage NIC's counter received in the window) "
         "/ sum over windows of (their mean over hosts) = mean of max / mean, weighted by the windows' "
-        f"traffic; windows of {WINDOW_REAL_S:g} real s from the first read until {BODY * 100:.0f} % of the "
-        "read bytes have arrived; a value a repetition, mean with its t interval. all: every serving host; "
-        "prefill, decode: hosts of one role, where both read.",
+        f"traffic; windows of {WINDOW_REAL_S:g} real s over the active phase; a value a repetition, mean "
+        "with its t interval. all: every serving host; prefill, decode: hosts of one role, where both read.",
     ),
     Definition(
         "balance.attention",
         "ratio",
         "sum over forward passes of (max over the pass's engines of attention_ns) / sum over passes of "
         "(their mean, 0 without work) = mean of max / mean, weighted by the passes' attention time; "
-        f"passes that begin before {BODY * 100:.0f} % of the turns are done; job: all of them, start: those "
-        f"that begin in the first {START * 100:.0f} % of jct_s. Engines that run no pass together have no "
-        "ratio.",
+        "passes that begin in the active phase; active: all of them, start: those that begin in the first "
+        f"{START * 100:.0f} % of jct_s. Engines that run no pass together have no ratio.",
     ),
     Definition(
         "ablation.agent_jct_s",
@@ -175,10 +181,11 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "bound",
         "ratio",
-        "max of: busy_utilization of prefill and of decode storage NICs (mean over hosts), "
-        "prefill_engine_busy; allocation / TTFT, hbm_wait / TTFT. A busy resource is saturated from "
-        f"{SATURATED * 100:.0f} % on, waiting bounds from {WAITED * 100:.0f} % of TTFT on; what is "
-        "saturated goes first, what is busy before what is waited for.",
+        "The first that is saturated of: max of busy_utilization of prefill and of decode storage NICs (mean "
+        f"over hosts) >= {SATURATED * 100:.0f} %; prefill_engine_busy >= {SATURATED * 100:.0f} %; max of "
+        f"allocation / TTFT and hbm_wait / TTFT >= {WAITED * 100:.0f} %. If none is, the busiest. NICs "
+        "before engines, since a forward pass takes whatever prompts have arrived: engines that are short of "
+        "them run smaller passes back to back.",
     ),
     Definition(
         "online.max_agents_per_s",

@@ -7,9 +7,11 @@ the same figure carried back by the scale model to the hardware that the profile
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import fmean
 
 import msgspec
 
+from reports.active_phase import active_end_at_ns, time_in_passes_ns
 from reports.busy_window import BusyWindow, busy_window
 from reports.latency import (
     Distribution,
@@ -91,7 +93,7 @@ def policy_metrics(run: StoredRun, policy: str, repetitions: list[Repetition]) -
         ttst_real_s=real(ttst_s, dilation),
         tpot_s=tpot_s,
         tpot_real_s=real(tpot_s, dilation),
-        prefill_engine_busy=_engine_busy(run, policy, repetitions),
+        prefill_engine_busy=_engine_busy(run, repetitions),
         busy_window_share=_window_share(windows, sum(jct_s)),
         storage_nic=storage_nics(run, repetitions, windows),
     )
@@ -102,15 +104,20 @@ def expected_read_bytes(run: StoredRun, repetition: Repetition) -> int:
     return 0 if run.is_oracle(repetition.policy) else repetition.expected_read_bytes
 
 
-def _engine_busy(run: StoredRun, policy: str, repetitions: list[Repetition]) -> float | None:
+def _engine_busy(run: StoredRun, repetitions: list[Repetition]) -> float | None:
+    """Over the active phases together, mean over prefill hosts."""
     engines = {host.name: host.engines for host in run.metadata.hosts if host.role == "prefill"}
-    total_s = sum(r.jct_s or 0.0 for r in repetitions)
-    if not sum(engines.values()) or not total_s:
+    busy_ns, active_ns = dict.fromkeys(engines, 0), 0
+    for r in repetitions:
+        end_at_ns = active_end_at_ns(of_repetition(run.turns, r.repetition, r.policy))
+        in_passes_ns = time_in_passes_ns(of_repetition(run.forwards, r.repetition, r.policy), end_at_ns)
+        for host in engines:
+            busy_ns[host] += in_passes_ns.get(host, 0)
+        active_ns += end_at_ns
+    if not active_ns:
         return None
-    passes = of_repetitions(run.forwards, policy, repetitions)
-    passes = passes[passes["host"].isin(engines)]
-    busy_s = float((passes["end_at_ns"] - passes["begin_at_ns"]).sum()) / 1e9
-    return busy_s / (sum(engines.values()) * total_s)
+    shares = [busy_ns[host] / (count * active_ns) for host, count in engines.items() if count]
+    return fmean(shares) if shares else None
 
 
 def _window(run: StoredRun, repetition: Repetition) -> BusyWindow | None:

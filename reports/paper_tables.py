@@ -6,6 +6,7 @@ The paper's come from other hardware at another scale; they are there to compare
 from __future__ import annotations
 
 from reports.ablation import Step
+from reports.active_phase import ACTIVE_SHARE
 from reports.balance import PAPER_ATTENTION_START, PAPER_STORAGE_NIC, START, WINDOW_REAL_S
 from reports.latency import PARTS, ttft_parts
 from reports.online import PAPER_RATIO, Online, Point, slo_text
@@ -73,7 +74,7 @@ def balance_table(summary: Summary) -> Table:
         [
             policy,
             *(_ratio(balance.storage_nic.get(group)) for group in ("all", "prefill", "decode")),
-            *(_ratio(balance.attention.get(span)) for span in ("job", "start")),
+            *(_ratio(balance.attention.get(span)) for span in ("active", "start")),
         ]
         for policy, balance in summary.balance.items()
         if balance.storage_nic or balance.attention
@@ -86,12 +87,13 @@ def balance_table(summary: Summary) -> Table:
             "storage NICs, all serving hosts",
             "prefill hosts",
             "decode hosts",
-            "attention time, whole job",
+            "attention time, active phase",
             f"attention time, first {percent(START, 0)} of the job",
         ],
         rows,
         f"1 is perfect. Storage NICs in windows of {WINDOW_REAL_S:g} s on the real hardware, weighted by "
-        "their traffic; attention over the engines of a forward pass, weighted by its attention time. In "
+        "their traffic; attention over the engines of a forward pass, weighted by its attention time; both "
+        f"in the active phase, until {percent(ACTIVE_SHARE, 0)} of the turns have their first token. In "
         "brackets: 95 % interval over repetitions. Paper, other scale, its windows and weights not given "
         f"(7.5): storage NICs {storage}, attention in the first {percent(START, 0)} down to "
         f"{PAPER_ATTENTION_START}.",

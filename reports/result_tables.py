@@ -113,7 +113,7 @@ def _amounts(run: StoredRun, summary: Summary) -> Table:
     if summary.online:
         return Table("Bytes moved, all points", ["metric", *summary.policies], rows)
     rows += [
-        ["prefill engines busy", *each(lambda m: percent(m.prefill_engine_busy))],
+        ["prefill engines busy, active phase", *each(lambda m: percent(m.prefill_engine_busy))],
         ["busy window / JCT", *each(lambda m: percent(m.busy_window_share))],
     ]
     return Table("Bytes moved and engines busy", ["metric", *summary.policies], rows)

@@ -72,20 +72,16 @@ def counters(policy: str, host: str, *samples: tuple[float, int]) -> list[dict[s
     ]
 
 
-def test_the_tail_of_the_reads_is_left_out(tmp_path: Path) -> None:
-    builder = StoredRunBuilder(sessions=1, turns=3, order=("dual_path",))
-    reads = [row for row in builder.tables["transfers"] if row["kind"] == "storage_read"]
-    spans = [("p0", 600, 0, 10), ("d0", 300, 0, 10), ("p0", 100, 10, 30)]
-    builder.tables["transfers"] = [
-        row | {"host": host, "bytes": count, "begin_at_ns": begin * S, "end_at_ns": end * S}
-        for row, (host, count, begin, end) in zip(reads, spans, strict=True)
-    ]
+def test_the_tail_after_the_first_tokens_is_left_out(tmp_path: Path) -> None:
+    builder = StoredRunBuilder(sessions=1, turns=10, order=("dual_path",))
+    for row in builder.tables["turns"]:
+        row["first_token_at_ns"] = (22 if row["turn"] < 9 else 40) * S
     builder.tables["nics"] = [
-        *counters("dual_path", "p0", (0, 50), (5, 450), (10, 650), (30, 750)),
-        *counters("dual_path", "d0", (0, 50), (5, 150), (10, 350), (30, 350)),
+        *counters("dual_path", "p0", (0, 50), (10, 450), (20, 650), (40, 750)),
+        *counters("dual_path", "d0", (0, 50), (10, 150), (20, 350), (40, 350)),
     ]
     found = balance(StoredRun.load(builder.write(tmp_path)), "dual_path")
-    # Windows of 0.5 s x dilation 10; 400 : 100 and 200 : 200, then only p0 reads.
+    # Windows of 1 s x dilation 10, whole ones; 400 : 100 and 200 : 200, then only p0 reads.
     assert found.storage_nic["all"].value == pytest.approx((400 + 200) / (250 + 200))
     assert found.storage_nic["all"].ci_low is None
     assert found.storage_nic["prefill"].value == found.storage_nic["decode"].value == 1
@@ -103,15 +99,15 @@ def test_idle_decode_nics_and_even_ones_are_told_apart(tmp_path: Path) -> None:
     assert dual.attention == {}
 
 
-def test_attention_over_the_job_and_its_start(tmp_path: Path) -> None:
+def test_attention_over_the_active_phase_and_the_start(tmp_path: Path) -> None:
     builder = StoredRunBuilder(sessions=1, turns=20, engines=4, order=("prefill_only",), compute_s=1.0)
     for row in builder.tables["forwards"]:
-        # Even in the first pass and in the tail, the last tenth; one engine of four in those between.
+        # Even in the first pass and from the 90 % of first tokens on; one engine of four in between.
         even = row["forward"] in (0, 18, 19)
         row["attention_ns"] = 10 if even or row["engine"] == 0 else 0
     found = balance(StoredRun.load(builder.write(tmp_path)), "prefill_only").attention
     assert found["start"].value == 1
-    assert found["job"].value == pytest.approx(18 * 10 / (10 + 17 * 2.5))
+    assert found["active"].value == pytest.approx(18 * 10 / (10 + 17 * 2.5))
 
 
 def test_nothing_is_said_where_counters_say_nothing(tmp_path: Path) -> None:

@@ -51,5 +51,29 @@ def test_a_saturated_resource_explains_the_wait_for_it(idle: PolicyMetrics) -> N
     assert bound.text == "bounded by prefill engines (85 % busy)"
 
 
+@pytest.mark.parametrize(
+    ("nic", "engines", "allocation", "text"),
+    [
+        # A pass begins with whatever has been read: engines that a saturated NIC starves are in passes, too.
+        (0.96, 0.99, 0.9, "bounded by prefill storage NICs (96 % busy)"),
+        (0.79, 0.99, 0.9, "bounded by prefill engines (99 % busy)"),
+        (0.79, 0.60, 0.5, "bounded by PE and DE buffers (50 % of TTFT)"),
+        (0.79, 0.60, 0.4, "nothing saturated, at most prefill storage NICs (79 % busy)"),
+    ],
+)
+def test_nics_before_engines_before_waits(
+    idle: PolicyMetrics, nic: float, engines: float, allocation: float, text: str
+) -> None:
+    busy_nic = msgspec.structs.replace(idle.storage_nic["p0"], busy_utilization=nic)
+    metrics = msgspec.structs.replace(
+        with_waits(idle, allocation, 0.1),
+        prefill_engine_busy=engines,
+        storage_nic=idle.storage_nic | {"p0": busy_nic},
+    )
+    bound = highest(metrics)
+    assert bound is not None
+    assert bound.text == text
+
+
 def test_no_repetition_no_bottleneck(idle: PolicyMetrics) -> None:
     assert bottleneck(msgspec.structs.replace(idle, jct_s=[])) is None
