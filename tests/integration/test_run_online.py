@@ -63,7 +63,7 @@ def test_a_point_beyond_the_slo_and_one_within(tmp_path: Path) -> None:
 
 def test_an_slo_that_nothing_meets(tmp_path: Path) -> None:
     """The search ends at its lowest rate; no answer is no valid result."""
-    rules = {"search_from": 40.0, "search_to": 400.0, "slo_ttft_s": 0.0001}
+    rules = {"search_from": 40.0, "search_to": 60.0, "resolution": 0.4, "slo_ttft_s": 0.0001}
     with CommandRun(write_online(tmp_path, **rules), tmp_path) as run:
         finish_exactly(run, "no policy meets the SLO: ")
     assert outcomes(run) == {policy: {40.0: "ttft_slo"} for policy in POLICIES}

@@ -80,7 +80,7 @@ def test_a_grant_that_meets_its_cancellation_goes_to_the_next(granted_first: boo
 def test_what_could_never_be_given_is_refused_at_once() -> None:
     async def run() -> None:
         budget = FifoBudget(CAPACITY)
-        with pytest.raises(BudgetError, match="101 asked of a budget of 100"):
+        with pytest.raises(BudgetError, match="101 bytes of HBM asked of 100"):
             await budget.take(101)
         await budget.take(CAPACITY)
         assert budget.free == 0
