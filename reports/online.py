@@ -18,8 +18,6 @@ from reports.units import number, seconds
 PAPER_RATIO = {"27B": 1.67, "660B": 2.25}
 """Agents/s within the SLO, DualPath over Basic."""
 
-MISSED = ("ttft_slo", "tpot_slo")
-
 
 class Point(msgspec.Struct, frozen=True):
     """One arrival rate; the latencies are over its turns, None or empty where it did not complete.
@@ -40,11 +38,20 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Served(msgspec.Struct, frozen=True):
-    """One policy's points by rising rate; ``limited``: a rate above ``max_agents_per_s`` missed the SLO."""
+    """One policy's points by rising rate.
+
+    ``not_served_per_s`` is the lowest rate above ``max_agents_per_s`` that was not steady within the SLO:
+    it missed it, or never became steady. None: no such rate was tried.
+    """
 
     max_agents_per_s: float | None
-    limited: bool
+    not_served_per_s: float | None
     points: list[Point]
+
+    @property
+    def limited(self) -> bool:
+        """Whether it is known that it serves no more."""
+        return self.not_served_per_s is not None
 
     @property
     def highest_steady(self) -> Point | None:
@@ -57,13 +64,16 @@ class Online(msgspec.Struct, frozen=True):
     """All policies, and in ``text`` the contender against the baseline.
 
     ``ratio`` is that of their highest rates; ``ratio_bound`` says ``at least`` or ``at most`` where one of
-    them was tried at no rate that missed the SLO, and where that is so of both there is no ratio.
+    them was tried at no rate that it does not serve, and where that is so of both there is no ratio.
+    ``ratio_low`` and ``ratio_high``: between them it lies, as finely as rates were tried.
     """
 
     slo: Slo
     policies: dict[str, Served]
     ratio: float | None
     ratio_bound: str
+    ratio_low: float | None
+    ratio_high: float | None
     text: str
 
 
@@ -77,15 +87,16 @@ def online(run: StoredRun) -> Online | None:
     }
     baseline, contender = metadata.baseline or "", metadata.contender or ""
     slo = slo_text(metadata.slo)
-    ratio, ratio_bound = None, ""
+    ratio, ratio_bound, low, high = None, "", None, None
     if baseline != contender and {baseline, contender} <= set(policies):
         base, cont = policies[baseline], policies[contender]
         ratio, ratio_bound = _ratio(base, cont)
+        low, high = _ratio_range(base, cont)
         text = _pair_in_words(baseline, base, contender, cont, slo)
     else:
         alone = (_in_words(name, served, slo) for name, served in policies.items())
         text = "; ".join(alone) or "no comparison: no arrival rate was measured"
-    return Online(metadata.slo, policies, ratio, ratio_bound, text)
+    return Online(metadata.slo, policies, ratio, ratio_bound, low, high, text)
 
 
 def slo_text(slo: Slo) -> str:
@@ -95,9 +106,10 @@ def slo_text(slo: Slo) -> str:
 
 def _served(run: StoredRun, policy: str, search: StoredSearch) -> Served:
     within = search.max_agents_per_s or 0.0
+    beyond = (p.agents_per_s for p in search.points if p.agents_per_s > within and p.outcome != "steady")
     return Served(
         max_agents_per_s=search.max_agents_per_s,
-        limited=any(p.agents_per_s > within and p.outcome in MISSED for p in search.points),
+        not_served_per_s=min(beyond, default=None),
         points=[_point(run, policy, p) for p in sorted(search.points, key=lambda p: p.agents_per_s)],
     )
 
@@ -128,11 +140,28 @@ def _ratio(base: Served, cont: Served) -> tuple[float | None, str]:
     return ratio, "" if base.limited and cont.limited else "at least" if base.limited else "at most"
 
 
+def _ratio_range(base: Served, cont: Served) -> tuple[float | None, float | None]:
+    """Each policy's true highest rate is somewhere between one that it serves and one that it does not."""
+    low = (
+        cont.max_agents_per_s / base.not_served_per_s
+        if cont.max_agents_per_s and base.not_served_per_s
+        else None
+    )
+    high = (
+        cont.not_served_per_s / base.max_agents_per_s
+        if cont.not_served_per_s and base.max_agents_per_s
+        else None
+    )
+    return low, high
+
+
 def _pair_in_words(baseline: str, base: Served, contender: str, cont: Served, slo: str) -> str:
     ratio, bound = _ratio(base, cont)
     if ratio is not None:
         times = f"{bound} {ratio:.2f}x".strip()
-        return f"{contender} serves {times} the agents of {baseline} within the SLO ({slo})"
+        low, high = _ratio_range(base, cont)
+        between = f"; {low:.2f}x to {high:.2f}x by the rates tried" if low and high else ""
+        return f"{contender} serves {times} the agents of {baseline} within the SLO ({slo}){between}"
     each = f"{_in_words(contender, cont, slo)}; {_in_words(baseline, base, slo)}"
     if base.max_agents_per_s and cont.max_agents_per_s:
         return f"no comparison, no rate was too high: {each}"

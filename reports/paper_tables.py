@@ -120,7 +120,7 @@ def served_table(online: Online) -> Table:
     paper = ", ".join(f"{ratio}x ({model})" for model, ratio in PAPER_RATIO.items())
     return Table(
         f"Agents served within the SLO ({slo_text(online.slo)}, real hardware)",
-        ["policy", "highest agents/s within the SLO", "a higher rate missed it"],
+        ["policy", "highest agents/s within the SLO", "a higher rate was not served"],
         rows,
         f"{online.text}. Paper, other scale: DualPath over Basic {paper}. A rate is measured once and only "
         "at the points below, so the ratio has no interval.",
