@@ -48,7 +48,7 @@ def test_a_point_beyond_the_slo_and_one_within(tmp_path: Path) -> None:
     for policy, found in outcomes(run).items():
         assert found == {400.0: "ttft_slo", 16.0: "steady"}
         assert online["policies"][policy]["max_agents_per_s"] == 16.0
-        assert online["policies"][policy]["limited"]
+        assert online["policies"][policy]["not_served_per_s"] == 400.0
         low, high = online["policies"][policy]["points"]
         assert (low["agents_per_s"], high["agents_per_s"]) == (16.0, 400.0)
         assert low["ttft_real_s"]["mean"] < 0.15 < high["ttft_real_s"]["mean"]
