@@ -120,12 +120,15 @@ def test_a_prompt_has_to_fit_a_hosts_buffer(plan: SessionPlan, share: float) -> 
     with pytest.raises(ExperimentError) as error:
         check_buffers(small, [plan])
     message = str(error.value)
-    found = (
-        f"profile figure decode_buffer: found {needed_gb * share:.3g} GB a host, but the largest prompt has"
+    said = re.fullmatch(
+        r"profile figure decode_buffer: found (\S+) GB a host, but the largest prompt has (\d+) blocks; "
+        r"expected at least (\S+) GB: set cluster\.replace\.decode_buffer",
+        message,
     )
-    assert message.startswith(f"{found} {blocks} blocks; expected at least ")
-    assert message.endswith(" GB: set cluster.replace.decode_buffer")
-    [asked_gb] = re.findall(r"expected at least (\S+) GB", message)
+    assert said is not None
+    assert float(said[1]) == pytest.approx(needed_gb * share, rel=0.01)
+    assert int(said[2]) == blocks
+    asked_gb = said[3]
     check_buffers(scaled(of, HOPPER.replaced({"decode_buffer": float(asked_gb)})), [plan])
 
 
