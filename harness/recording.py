@@ -84,6 +84,11 @@ class Repetition:
     jct_s: float = 0.0
     complete: bool = False
 
+    @property
+    def written_prefix(self) -> str:
+        """Below which everything lies that it persists; -1 is the warm-up."""
+        return f"repetition{self.index}"
+
     def in_flight(self) -> str:
         """The turns that are not done, in words; '' if there are none, or were withdrawn at the end."""
         turns = [] if self.complete else [str(turn) for turn in self.turns if turn.done is None]

@@ -23,7 +23,7 @@ async def warm_up(run: Run, deployment: Deployment) -> None:
     """A few turns that are not recorded."""
     run.begin("warming up")
     repetition = Repetition(-1, run.preparation.experiment.measurement.contender, run.limits)
-    keys = TurnKeys("warm-up")
+    keys = TurnKeys(repetition.written_prefix)
     first_turns = map(_first_turn, run.preparation.sessions[:_WARM_UP_AGENTS])
     await replay_repetition(run, deployment, repetition, [Agent(0.0, plan, keys) for plan in first_turns])
 
@@ -32,6 +32,8 @@ async def repeat(run: Run, deployment: Deployment) -> None:
     """Every repetition of an offline comparison."""
     measurement, preparation = run.preparation.experiment.measurement, run.preparation
     order = alternating(measurement.policies, measurement.repetitions)
+    starting = zip(preparation.starts_s(), preparation.sessions, strict=True)
+    arrivals = sorted(starting, key=lambda arrival: arrival[0])
     for index, policy in enumerate(order):
         oracle = preparation.experiment.variant(policy).policy == "oracle"
         repetition = Repetition(
@@ -41,14 +43,11 @@ async def repeat(run: Run, deployment: Deployment) -> None:
             expected_read_bytes=0 if oracle else preparation.read_bytes,
             expected_turns=preparation.turns,
         )
-        keys = TurnKeys(f"repetition{index}")
-        agents = [
-            Agent(start_s, plan, keys)
-            for start_s, plan in zip(preparation.starts_s(), preparation.sessions, strict=True)
-        ]
+        keys = TurnKeys(repetition.written_prefix)
+        agents = [Agent(start_s, plan, keys) for start_s, plan in arrivals]
         label = f"{index + 1}/{len(order)} {policy}"
         run.begin_replay(repetition, label, preparation.turns)
-        await replay_repetition(run, deployment, repetition, sorted(agents, key=lambda agent: agent.start_s))
+        await replay_repetition(run, deployment, repetition, agents)
         run.progress.end_repetition(f"{label}: JCT {repetition.jct_s:.2f} s")
 
 
@@ -86,7 +85,7 @@ async def replay_repetition(
         full_block_bytes=scale.geometry.full_block_bytes,
     )
     await Replay(deployment, scheduler, repetition, pace, run.progress.advance).run(agents, watch)
-    written = Remove("warm-up" if repetition.index < 0 else f"repetition{repetition.index}")
+    written = Remove(repetition.written_prefix)
     await deployment.guard(deployment.agents["storage"].call(written, _REMOVE_TIMEOUT_S))
 
 

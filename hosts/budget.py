@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
+from hosts.waiting_line import WaitingLine
 
 
 class BudgetError(Exception):
@@ -15,7 +14,7 @@ class FifoBudget:
 
     def __init__(self, capacity: float) -> None:
         self._capacity = self._free = capacity
-        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._line: WaitingLine[float] = WaitingLine()
 
     @property
     def free(self) -> float:
@@ -30,29 +29,15 @@ class FifoBudget:
                 f"{amount:g} bytes of HBM asked of {self._capacity:g}: give the engines more, or shorten "
                 "the contexts"
             )
-        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((amount, granted))
-        self._grant()
-        try:
-            await granted
-        except asyncio.CancelledError:
-            if granted.done() and not granted.cancelled():
-                self.give_back(amount)
-            else:
-                self._waiting.remove((amount, granted))
-                self._grant()
-            raise
+        await self._line.take(lambda: self._take(amount), self.give_back)
 
     def give_back(self, amount: float) -> None:
         """What was taken; those who wait are served."""
         self._free += amount
-        self._grant()
+        self._line.serve()
 
-    def _grant(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._free:
-            amount, granted = self._waiting[0]
-            if granted.cancelled():
-                return  # its owner is about to take it out of the queue, and to call this again
-            self._waiting.popleft()
-            self._free -= amount
-            granted.set_result(None)
+    def _take(self, amount: float) -> float | None:
+        if amount > self._free:
+            return None
+        self._free -= amount
+        return amount

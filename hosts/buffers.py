@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_left
-from collections import deque
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hosts.waiting_line import WaitingLine
 
 
 class ArenaError(Exception):
@@ -42,7 +42,7 @@ class BufferArena:
         self.view.fill(0)  # maps every page now, not inside a measurement
         self._holes: list[Allocation] = [Allocation(0, self._capacity_bytes)]
         self._held: dict[int, int] = {}
-        self._waiting: deque[tuple[int, asyncio.Future[Allocation]]] = deque()
+        self._line: WaitingLine[Allocation] = WaitingLine()
 
     @property
     def capacity_bytes(self) -> int:
@@ -69,36 +69,14 @@ class BufferArena:
                 f"{nbytes} bytes asked of a buffer of {self._capacity_bytes}: expected 1 to that many; "
                 "enlarge buffer_bytes or shorten the context"
             )
-        granted: asyncio.Future[Allocation] = asyncio.get_running_loop().create_future()
-        self._waiting.append((nbytes, granted))
-        self._grant()
-        try:
-            return await granted
-        except asyncio.CancelledError:
-            if granted.done() and not granted.cancelled():
-                self.free(granted.result())
-            else:
-                self._waiting.remove((nbytes, granted))
-                self._grant()
-            raise
+        return await self._line.take(lambda: self._take(nbytes), self.free)
 
     def free(self, allocation: Allocation) -> None:
         """Give ``allocation`` back; those who wait are served."""
         if self._held.pop(allocation.offset, None) is None:
             raise ArenaError(f"{allocation} is not held: freed twice, or not of this arena")
         self._join(Allocation(allocation.offset, self._rounded(allocation.nbytes)))
-        self._grant()
-
-    def _grant(self) -> None:
-        while self._waiting:
-            nbytes, granted = self._waiting[0]
-            if granted.cancelled():
-                return  # its owner is about to take it out of the queue, and to call this again
-            allocation = self._take(nbytes)
-            if allocation is None:
-                return
-            self._waiting.popleft()
-            granted.set_result(allocation)
+        self._line.serve()
 
     def _take(self, nbytes: int) -> Allocation | None:
         wanted = self._rounded(nbytes)

@@ -59,7 +59,7 @@ def _arriving(preparation: Preparation, repetition: Repetition) -> Iterator[Agen
     began_s = 0.0
     for round_ in itertools.count():
         starts_s = poisson(len(sessions), repetition.agents_per_s, seed + round_)
-        keys = TurnKeys(f"repetition{repetition.index}/round{round_}")
+        keys = TurnKeys(f"{repetition.written_prefix}/round{round_}")
         for start_s, plan in zip(starts_s, sessions, strict=True):
             yield Agent(began_s + float(start_s) * preparation.scale.time_dilation, plan, keys)
         began_s += float(starts_s[-1]) * preparation.scale.time_dilation
