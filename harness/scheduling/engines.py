@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
@@ -97,7 +97,7 @@ class ScheduledEngines:
         begin, by the queues of that moment.
         """
         engines = self._load.decode[host]
-        balanced_tokens = self._balanced_tokens(engines, queue)
+        balanced_tokens = 0.0
         chosen: list[tuple[Queued, Engine]] = []
         while queue:
             tokens = queue[0].request.tokens
@@ -107,23 +107,27 @@ class ScheduledEngines:
             room = [e for e in engines if e.tokens + tokens <= self._limits.decode_hbm_tokens]
             if not room:
                 break
+            balanced_tokens = balanced_tokens or self._balanced_tokens(host, queue)
             light = [e for e in room if e.tokens + tokens <= balanced_tokens]
             engine = min(light, key=_by_requests) if light else min(room, key=_by_tokens)
             self._load.assign_decode(queue[0].request, engine)
             chosen.append((queue.popleft(), engine.engine))
         return chosen
 
-    def _balanced_tokens(self, engines: Sequence[EngineLoad], queue: deque[Queued]) -> float:
+    def _balanced_tokens(self, host: str, queue: deque[Queued]) -> float:
         """Z of paper 6.1, over what runs and the longest prefix of the queue that fits the free HBM.
 
         Placing that prefix moves its tokens from one sum to the other: Z stays until new ones come.
         """
+        engines = self._load.decode[host]
         hbm_tokens = self._limits.decode_hbm_tokens * len(engines)
-        total = sum(engine.tokens for engine in engines)
-        for queued in queue:
-            if total + queued.request.tokens > hbm_tokens:
-                break
-            total += queued.request.tokens
+        total = self._load.decode_host_tokens[host]  # with the whole queue, which mostly fits
+        if total > hbm_tokens:
+            total = sum(engine.tokens for engine in engines)
+            for queued in queue:
+                if total + queued.request.tokens > hbm_tokens:
+                    break
+                total += queued.request.tokens
         return _BALANCE_SLACK * total / len(engines)
 
 

@@ -115,6 +115,7 @@ def test_decode_choice_keeps_below_the_balanced_share(
     for engine_load, tokens in zip(load.decode["d0"], running, strict=True):
         for length in tokens:
             engine_load.add(length)
+            load.decode_host_tokens["d0"] += length
     choice = ScheduledEngines(load, limits_of(load, hbm=1000))
     waiting = deque(Waiting(i, Request(i, 0, 0, length - 1, 1)) for i, length in enumerate(queue))
     queued = deque(choice.assign_prefill(waiting, ["p0"]))
