@@ -6,7 +6,6 @@ Exit codes: 0 valid result, 1 the run is invalid or a gate failed, 2 bad argumen
 
 from __future__ import annotations
 
-import signal
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +18,7 @@ from harness.cluster import ClusterError, cleanup, inside_user_namespace, probe,
 from harness.console import JsonOption, out, print_json
 from harness.control import HostError
 from harness.experiment import ExperimentError, load_experiment, shipped_experiments
+from harness.interrupts import Interrupts
 from harness.orchestrator import DeadlineError, measure
 from harness.progress import RunProgress
 from harness.run_store import RunDirectoryError, RunStoreError, default_directory, disk_error
@@ -151,10 +151,7 @@ def _run(name: str, directory: Path | None, mode: ModeName, json: bool) -> None:
         reexec_in_user_namespace(sys.orig_argv)
     directory = directory or default_directory(experiment.name)
     taken = (directory / "metadata.json").exists()
-    # SIGTERM (timeout(1), a batch system) ends a run as Ctrl-C does, whoever handles that at the moment;
-    # in the background of a script, SIGINT starts out ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    Interrupts().install()
     try:
         with RunProgress() as progress:
             store = measure(experiment, directory, choice, progress)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -27,6 +28,8 @@ from hosts.protocol import (
     encode,
 )
 
+_STOP_GRACE_S = 0.5
+_STOP_TIMEOUT_S = 5.0
 _EOF: Any = vars(grpc.aio)["EOF"]  # missing from the stubs
 _SERVICE, _METHOD = ATTACH_METHOD.removeprefix("/").split("/")
 
@@ -135,7 +138,11 @@ class ControlServer:
         for attached in self._attached.values():
             if attached.done():
                 attached.result().disconnect("the control node has stopped")
-        await self._server.stop(grace=0.5)
+        with suppress(
+            TimeoutError
+        ):  # a forced end may have torn gRPC from its events; agents end all the same
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await self._server.stop(grace=_STOP_GRACE_S)
 
     async def _attach(self, _: object, context: Any) -> None:
         try:

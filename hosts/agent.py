@@ -68,6 +68,9 @@ CHANNEL_OPTIONS = [
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # An idle stream is no abuse: by default the third ping without data ends it.
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.max_ping_strikes", 0),
     ("grpc.enable_http_proxy", 0),
 ]
 _ATTACH_TIMEOUT_S = 30.0

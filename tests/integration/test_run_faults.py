@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -104,6 +105,31 @@ def test_interrupt_in_mid_repetition_saves_reports_and_cleans_up(
     assert (status, stdout) == (130, "")
     assert errors == f"dualpath: interrupted; what was measured: {run.directory / 'report.html'}\n"
     assert_partial_records(run, "interrupted", "while replaying 1/2 prefill_only")
+    assert run.leftovers() == NOTHING
+
+
+def test_a_signal_sent_twice_at_once_is_one(tmp_path: Path) -> None:
+    """As timeout(1) does: to the command, and then to its process group."""
+    with CommandRun(write_long_experiment(tmp_path), tmp_path) as run:
+        run.until_turns_are_in_flight()
+        run.process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+        run.process.send_signal(signal.SIGTERM)
+        status, stdout, errors = run.end(timeout_s=10)
+    assert (status, stdout) == (130, "")
+    assert errors == f"dualpath: interrupted; what was measured: {run.directory / 'report.html'}\n"
+    assert_partial_records(run, "interrupted", "while replaying 1/2 prefill_only")
+    assert run.leftovers() == NOTHING
+
+
+def test_a_second_interrupt_forces_the_end(tmp_path: Path) -> None:
+    with CommandRun(write_long_experiment(tmp_path), tmp_path) as run:
+        run.until_turns_are_in_flight()
+        run.process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        run.process.send_signal(signal.SIGINT)
+        status, stdout, _ = run.end(timeout_s=20)
+    assert (status, stdout) == (130, "")
     assert run.leftovers() == NOTHING
 
 

@@ -158,6 +158,27 @@ def test_a_lost_agent_fails_calls_under_way_and_later_ones(
     run(test)
 
 
+def test_an_idle_stream_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts hear nothing for minutes while the storage is primed. gRPC pings once a second at most, and would
+    end the stream with the third ping."""
+    hurried = {"grpc.keepalive_time_ms": 100}
+    impatient = [(name, hurried.get(name, value)) for name, value in CHANNEL_OPTIONS]
+    monkeypatch.setattr("harness.control.CHANNEL_OPTIONS", impatient)
+    monkeypatch.setitem(globals(), "CHANNEL_OPTIONS", impatient)
+
+    async def test(control: Control) -> None:
+        async with stream(control, hello("p0")) as call:
+            handle = await control.handle("p0")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(handle.lost), 4.5)
+            asking = asyncio.create_task(handle.call(Ping(), 5))
+            command = decode_envelope(await call.read())
+            await call.write(encode(Envelope(command.id, Done())))
+            assert await asking == Done()
+
+    run(test)
+
+
 def test_agents_that_do_not_come_are_named() -> None:
     async def test(control: Control) -> None:
         async with stream(control, hello("p0")):
