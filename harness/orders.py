@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
 from harness.scheduling import Placement, Request
 from hosts.protocol import StoredObject, TurnOrder
-from workloads.layout import SessionPlan, Span, StoredBlocks, TurnPlan, to_ranges
+from workloads.layout import BlockRange, SessionPlan, Span, StoredBlocks, TurnPlan, to_ranges
 
 PRIME_PREFIX = "prime"
 
@@ -45,27 +47,47 @@ def request_for(turn_id: int, turn: TurnPlan) -> Request:
     return Request(turn_id, len(turn.hit_ids), turn.hit_tokens, turn.new_tokens, turn.output_tokens)
 
 
-def order_for(request: Request, placement: Placement, turn: TurnPlan, keys: TurnKeys) -> TurnOrder:
-    """Everything the hosts need to serve the turn."""
-    reads = [keys.read(span) for span in turn.reads]
-    decode_reads, prefill_reads = _split(reads, placement.decode_read_blocks)
+class _Blocks(NamedTuple):
+    """A turn's blocks as an order has them; the keys of generated ones lack their repetition's prefix."""
+
+    hit: tuple[BlockRange, ...]
+    new: tuple[BlockRange, ...]
+    persisted: tuple[BlockRange, ...]
+    generated: tuple[tuple[Span | None, tuple[BlockRange, ...]], ...]
+
+
+@cache
+def blocks_of(turn: TurnPlan) -> _Blocks:
+    """What every order for the turn has in common: made once, however often it is replayed."""
     persisted = np.flatnonzero(np.isin(turn.new_ids, turn.persist_ids)) if turn.persist_prompt else ()
     generated = zip(turn.persist_generated, turn.generated_ids.tolist(), strict=True)
+    return _Blocks(
+        hit=to_ranges(turn.hit_ids),
+        new=to_ranges(turn.new_ids),
+        persisted=to_ranges(np.asarray(persisted, dtype=np.int64)),
+        generated=tuple((span, (BlockRange(block, 1),)) for span, block in generated),
+    )
+
+
+def order_for(request: Request, placement: Placement, turn: TurnPlan, keys: TurnKeys) -> TurnOrder:
+    """Everything the hosts need to serve the turn."""
+    reads = [keys.read(span) for span in turn.reads] if placement.moves else []
+    decode_reads, prefill_reads = _split(reads, placement.decode_read_blocks)
+    blocks = blocks_of(turn)
     return TurnOrder(
         turn_id=request.turn_id,
         moves=placement.moves,
         prefill_host=placement.prefill.host,
         prefill_engine=placement.prefill.rank,
         decode_engine=placement.decode.rank,
-        hit_blocks=to_ranges(turn.hit_ids),
-        decode_reads=tuple(decode_reads) if placement.moves else (),
-        prefill_reads=tuple(prefill_reads) if placement.moves else (),
-        new_blocks=to_ranges(turn.new_ids),
+        hit_blocks=blocks.hit,
+        decode_reads=tuple(decode_reads),
+        prefill_reads=tuple(prefill_reads),
+        new_blocks=blocks.new,
         prompt_key=keys.written(turn.persist_prompt[0].key) if turn.persist_prompt else "",
-        persisted=to_ranges(np.asarray(persisted, dtype=np.int64)),
+        persisted=blocks.persisted,
         generated=tuple(
-            StoredObject(keys.written(span.key) if span else "", to_ranges(np.array([block])))
-            for span, block in generated
+            StoredObject(keys.written(span.key) if span else "", block) for span, block in blocks.generated
         ),
         hit_tokens=turn.hit_tokens,
         new_tokens=turn.new_tokens,

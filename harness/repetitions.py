@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from harness.deployment import Deployment
 from harness.online.steady_state import PointWatch
-from harness.orders import TurnKeys
+from harness.orders import TurnKeys, blocks_of
 from harness.policies import POLICIES
 from harness.recording import Repetition
 from harness.replay import Agent, Pace, Replay
@@ -20,8 +20,10 @@ _REMOVE_TIMEOUT_S = 120.0
 
 
 async def warm_up(run: Run, deployment: Deployment) -> None:
-    """A few turns that are not recorded."""
+    """What all repetitions have in common, and a few turns that are not recorded."""
     run.begin("warming up")
+    for turn in (turn for plan in run.preparation.sessions for turn in plan.turns):
+        blocks_of(turn)
     repetition = Repetition(-1, run.preparation.experiment.measurement.contender, run.limits)
     keys = TurnKeys(repetition.written_prefix)
     first_turns = map(_first_turn, run.preparation.sessions[:_WARM_UP_AGENTS])

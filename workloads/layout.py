@@ -59,9 +59,9 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
     blocks: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TurnPlan:
-    """One replayed turn. ``turn`` counts from the session's start.
+    """One replayed turn. ``turn`` counts from the session's start. Equal only to itself.
 
     ``hit_ids`` + ``new_ids`` are the prompt's full blocks; ``reads`` concatenate to ``hit_ids``.
     ``persist_prompt`` (at most one span) stores ``persist_ids``: ``new_ids`` less the shared ones.
