@@ -88,7 +88,9 @@ class Replay:
         self._pace = pace
         self._on_progress = on_progress
         self._turns: dict[int, _Turn] = {}
+        self._groups = scheduler.hosts
         self._asking: set[str] = set()
+        self._all_ask = asyncio.Event()
         self._watch: PointWatch | None = None
         self._decided = asyncio.Event()
 
@@ -202,14 +204,18 @@ class Replay:
         self._on_progress(1 if record.done else 0)
 
     async def _schedule(self) -> None:
-        """A round of the request scheduler at every fetch interval, for all groups that have asked."""
+        """A round of the request scheduler as soon as every group has asked, so that none of those that
+        share a burst comes too late for it; one that is silent for two intervals does without."""
         control = self._repetition.control
         while True:
-            await asyncio.sleep(self._pace.fetch_interval_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(2 * self._pace.fetch_interval_s):
+                    await self._all_ask.wait()
             began_ns = time.monotonic_ns()
             for request, placement in self._scheduler.round(self._asking):
                 self._dispatch(self._turns[request.turn_id], placement)
             self._asking.clear()
+            self._all_ask.clear()
             control.decision_s_total += (time.monotonic_ns() - began_ns) / 1e9
 
     def _dispatch(self, turn: _Turn, placement: Placement) -> None:
@@ -220,6 +226,8 @@ class Replay:
     def _on_event(self, host: str, event: Message) -> None:
         if isinstance(event, Fetch):
             self._asking.add(host)
+            if self._asking >= self._groups:
+                self._all_ask.set()
             return
         turn = self._turns.get(getattr(event, "turn_id", 0))
         if turn is None or turn.done.done():

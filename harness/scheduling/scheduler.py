@@ -37,6 +37,11 @@ class RequestScheduler:
         self._decode_queues: dict[str, deque[Queued]] = {host: deque() for host in load.decode}
 
     @property
+    def hosts(self) -> frozenset[str]:
+        """Whose leaders ask for work."""
+        return frozenset(self._load.read_queue_tokens)
+
+    @property
     def waiting(self) -> int:
         """Requests submitted and not yet placed."""
         return len(self._waiting) + sum(map(len, self._decode_queues.values()))
