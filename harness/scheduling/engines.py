@@ -55,24 +55,35 @@ class ScheduledEngines:
     def __init__(self, load: ClusterLoad, limits: Limits) -> None:
         self._load = load
         self._limits = limits
+        self._decode_hbm_tokens = limits.decode_hbm_tokens * sum(map(len, load.decode.values()))
+        self._decode_buffer_tokens = limits.decode_buffer_tokens * len(load.decode)
 
     def assign_prefill(self, waiting: deque[Waiting], asking: Collection[str]) -> list[Queued]:
         """Engines on hosts with a short read queue first, then those with a long one; never overloaded.
 
         Within a class the least tokens, then the fewest requests, then the first. Read queues stand
-        still meanwhile and tokens only grow, so the short class is used up before the long one.
+        still meanwhile and tokens only grow, so the short class is used up before the long one. No more is
+        taken than all decode hosts together have room for: what would wait there for long would have been
+        given its prefill engine by the read queues of another time.
         """
         queued: list[Queued] = []
         for engines in self._short_and_long(asking) if waiting else ():
             heap = [(e.tokens, e.requests, index, e) for index, e in enumerate(engines)]
             heapq.heapify(heap)
             while waiting and heap and heap[0][0] <= self._limits.beta_tokens:
+                if not self._decode_has_room_for(waiting[0].request):
+                    return queued
                 _, _, index, engine = heap[0]
                 number, request = waiting.popleft()
                 self._load.assign_prefill(request, engine)
                 heapq.heapreplace(heap, (engine.tokens, engine.requests, index, engine))
                 queued.append(Queued(number, request, engine.engine))
         return queued
+
+    def _decode_has_room_for(self, request: Request) -> bool:
+        hbm_tokens = self._load.request_tokens + request.tokens
+        buffer_tokens = self._load.prompt_tokens + request.prompt_tokens
+        return hbm_tokens <= self._decode_hbm_tokens and buffer_tokens <= self._decode_buffer_tokens
 
     def _short_and_long(self, asking: Collection[str]) -> tuple[list[EngineLoad], list[EngineLoad]]:
         short: list[EngineLoad] = []

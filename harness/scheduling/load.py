@@ -109,6 +109,9 @@ class ClusterLoad:
     its tokens from its choice until it is finished. ``decode_host_tokens`` counts a host's engines and
     the requests that wait for one of them; ``read_tokens`` all that a host was ever given to read.
     ``decode_buffer_tokens``: prompts in a host's DE buffer, from the decode engine's choice until prefilled.
+
+    Of all requests whose prefill engine is chosen, ``prompt_tokens`` counts the prompts that are not
+    prefilled and ``request_tokens`` all tokens of those that are not finished.
     """
 
     def __init__(self, prefill_hosts: Mapping[str, int], decode_hosts: Mapping[str, int]) -> None:
@@ -119,11 +122,14 @@ class ClusterLoad:
         self.read_tokens = dict(self.read_queue_tokens)
         self.decode_host_tokens = dict.fromkeys(decode_hosts, 0)
         self.decode_buffer_tokens = dict.fromkeys(decode_hosts, 0)
+        self.prompt_tokens = self.request_tokens = 0
         self._holdings: dict[int, _Holding] = {}
 
     def assign_prefill(self, request: Request, engine: EngineLoad) -> None:
         """The prefill engine is chosen."""
         engine.add(request.prompt_tokens)
+        self.prompt_tokens += request.prompt_tokens
+        self.request_tokens += request.tokens
         self._holdings[request.turn_id] = _Holding(request, engine)
 
     def assign_decode_host(self, request: Request, host: str) -> None:
@@ -163,6 +169,7 @@ class ClusterLoad:
         holding = self._holdings.get(turn_id)
         if holding and holding.prefill:
             holding.prefill.remove(holding.request.prompt_tokens)
+            self.prompt_tokens -= holding.request.prompt_tokens
             holding.prefill = None
             if holding.decode:
                 self.decode_buffer_tokens[holding.decode_host] -= holding.request.prompt_tokens
@@ -173,6 +180,7 @@ class ClusterLoad:
             self.read_done(turn_id, host)
         self.prefilled(turn_id)
         holding = self._holdings.pop(turn_id)
+        self.request_tokens -= holding.request.tokens
         if holding.decode_host:
             self.decode_host_tokens[holding.decode_host] -= holding.request.tokens
         if holding.decode:

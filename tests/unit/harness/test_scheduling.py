@@ -128,13 +128,27 @@ def test_a_request_without_room_holds_up_its_group_and_no_other() -> None:
     load = cluster(1, 2, 1)
     scheduler = RequestScheduler(POLICIES["oracle"], load, limits_of(load, hbm=100))
     asking = ["p0", "d0", "d1"]
-    for turn_id, tokens in enumerate((60, 70, 80, 10, 20)):
+    for turn_id, tokens in enumerate((60, 60, 50, 20)):
         scheduler.submit(Request(turn_id, 0, 0, tokens - 1, 1))
-    assert [r.turn_id for r, _ in scheduler.round(asking)] == [0, 1, 3, 4]
+    assert [r.turn_id for r, _ in scheduler.round(asking)] == [0, 1, 3]
     assert scheduler.waiting == 1
     scheduler.finished(0)
     [(placed, placement)] = scheduler.round(asking)
     assert (placed.turn_id, placement.decode) == (2, Engine("d0", 0))
+
+
+def test_a_prefill_engine_is_chosen_when_the_decode_hosts_have_room() -> None:
+    """By the read queues of that moment, not of the one when the request arrived."""
+    load = cluster(2, 1, 1)
+    limits = limits_of(load, hbm=100)
+    scheduler = RequestScheduler(POLICIES["prefill_only"], load, limits)
+    asking = ["p0", "p1", "d0"]
+    for turn_id in range(3):
+        scheduler.submit(Request(turn_id, 1, 40, 9, 1))
+    assert [placement.prefill.host for _, placement in scheduler.round(asking)] == ["p0", "p1"]
+    scheduler.finished(0)
+    load.read_queue_tokens["p0"] = int(limits.alpha_tokens["p0"]) + 1  # long by now
+    assert [placement.prefill.host for _, placement in scheduler.round(asking)] == ["p1"]
 
 
 def test_path_choice_counts_what_the_same_round_placed() -> None:

@@ -107,11 +107,21 @@ class NaiveScheduler:
                 able = {e: tokens for e, tokens in able.items() if sum(tokens) <= self.limits.beta_tokens}
                 alpha = self.limits.alpha_tokens
                 short = {e: able[e] for e in able if self.read_queue_tokens(e.host) <= alpha[e.host]}
-                if not able:
+                if not able or not self.decode_has_room_for(turn.request):
                     return
                 engine = least_loaded(short or able)
             turn.prefill = engine
             yield turn
+
+    def decode_has_room_for(self, request: Request) -> bool:
+        begun = [turn.request for turn in self.turns if turn.prefill]
+        prompts = [turn.request.prompt_tokens for turn in self.turns if turn.prefill and not turn.prefilled]
+        hbm_tokens = sum(r.tokens for r in begun) + request.tokens
+        buffer_tokens = sum(prompts) + request.prompt_tokens
+        fits_buffer = buffer_tokens <= self.limits.decode_buffer_tokens * len(self.queues)
+        return hbm_tokens <= self.limits.decode_hbm_tokens * len(self.decode) and (
+            fits_buffer or self.policy.name == "oracle"
+        )
 
     def choose_decode(self, host: str, queue: list[Turn]) -> Engine | None:
         if not self.blind and self.policy.name != "oracle":
@@ -259,6 +269,8 @@ class Histories(RuleBasedStateMachine):
             assert queue == self.naive.read_queue_tokens(host)
         for host, tokens_of_host in self.load.decode_host_tokens.items():
             assert tokens_of_host == self.naive.decode_host_tokens(host)
+        assert self.load.request_tokens == sum(t.request.tokens for t in self.naive.turns if t.prefill)
+        assert self.load.prompt_tokens == sum(sum(self.naive.prefill_tokens(e)) for e in self.naive.prefill)
         for host, buffered in self.load.decode_buffer_tokens.items():
             assert buffered == self.naive.decode_buffer_tokens(host)
 
