@@ -14,11 +14,11 @@ from typing import Annotated, Literal, NoReturn
 import typer
 from rich.table import Table
 
+from harness import interrupts
 from harness.cluster import ClusterError, cleanup, inside_user_namespace, probe, reexec_in_user_namespace
 from harness.console import JsonOption, out, print_json
 from harness.control import HostError
 from harness.experiment import ExperimentError, load_experiment, shipped_experiments
-from harness.interrupts import Interrupts
 from harness.orchestrator import DeadlineError, measure
 from harness.progress import RunProgress
 from harness.run_store import RunDirectoryError, RunStoreError, default_directory, disk_error
@@ -28,7 +28,7 @@ from workloads.fetching import FetchError
 from workloads.models import MODELS, ModelError, find_model, gb_per_pflop, kv_bytes_per_token, prefill_flops
 from workloads.trace import TraceError
 
-EXIT_INVALID, EXIT_INPUT, EXIT_TESTBED, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_INVALID, EXIT_INPUT, EXIT_TESTBED = 1, 2, 3
 
 app = typer.Typer(
     name="dualpath",
@@ -151,7 +151,7 @@ def _run(name: str, directory: Path | None, mode: ModeName, json: bool) -> None:
         reexec_in_user_namespace(sys.orig_argv)
     directory = directory or default_directory(experiment.name)
     taken = (directory / "metadata.json").exists()
-    Interrupts().install()
+    interrupts.install()
     try:
         with RunProgress() as progress:
             store = measure(experiment, directory, choice, progress)
@@ -214,8 +214,8 @@ def main() -> NoReturn:
     except (HostError, ClusterError, RunStoreError, DeadlineError, FetchError) as error:
         _fail(_line(error), EXIT_TESTBED)
     except _InterruptedError as error:
-        _fail(_line(error), EXIT_INTERRUPTED)
-    if code == EXIT_INTERRUPTED:
+        _fail(_line(error), interrupts.EXIT_INTERRUPTED)
+    if code == interrupts.EXIT_INTERRUPTED:
         _fail("interrupted", code)
     sys.exit(code)
 

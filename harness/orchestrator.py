@@ -10,6 +10,7 @@ from harness.cluster import Cluster, ModeChoice, open_cluster
 from harness.control import HostError
 from harness.deployment import Deployment, deploy
 from harness.experiment import Experiment, to_toml
+from harness.interrupts import one_interrupt
 from harness.online.points import search
 from harness.orders import prime_objects
 from harness.preparation import Preparation, prepare
@@ -59,6 +60,11 @@ def measure(experiment: Experiment, directory: Path, choice: ModeChoice, progres
 
 
 async def _measure_on(run: Run, cluster: Cluster) -> None:
+    with one_interrupt():
+        await _measure_phases(run, cluster)
+
+
+async def _measure_phases(run: Run, cluster: Cluster) -> None:
     preparation = run.preparation
     run.roles = {host.name: host.role for host in cluster.hosts}
     configs = {host.name: preparation.host_config(cluster, host) for host in cluster.hosts}

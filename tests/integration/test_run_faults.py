@@ -122,14 +122,20 @@ def test_a_signal_sent_twice_at_once_is_one(tmp_path: Path) -> None:
     assert run.leftovers() == NOTHING
 
 
-def test_a_second_interrupt_forces_the_end(tmp_path: Path) -> None:
+def test_a_later_interrupt_ends_a_run_whose_teardown_hangs(tmp_path: Path) -> None:
     with CommandRun(write_long_experiment(tmp_path), tmp_path) as run:
         run.until_turns_are_in_flight()
+        members = list(run.members().values())
+        for member in members:
+            member.send_signal(signal.SIGSTOP)  # nobody answers: the first interrupt waits out its deadlines
         run.process.send_signal(signal.SIGINT)
-        time.sleep(0.05)
+        time.sleep(1.1)
         run.process.send_signal(signal.SIGINT)
-        status, stdout, _ = run.end(timeout_s=20)
+        status, stdout, errors = run.end(timeout_s=10)
+        psutil.wait_procs(members, timeout=10)
     assert (status, stdout) == (130, "")
+    assert "interrupted again; 'dualpath cleanup' removes what is left" in errors
+    assert dualpath("cleanup").returncode == 0
     assert run.leftovers() == NOTHING
 
 
