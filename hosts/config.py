@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 Network = Literal["management", "storage", "compute"]
+TrafficClass = Literal["low", "high"]
 
 
 class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,7 +26,8 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the KV store is: ``url`` for http, ``root`` for posix.
 
-    ``read_streams`` ranges of at most ``read_chunk_bytes`` are in flight at once.
+    ``read_streams`` ranges of at most ``read_chunk_bytes`` are in flight at once. ``cache`` (posix): through
+    the page cache or past it (O_DIRECT); ``engine`` (posix): threads are also what is used without io_uring.
     ``pace_bytes_per_s`` > 0 limits the rate in the agent (loopback mode, where no NIC does).
     """
 
@@ -34,17 +36,61 @@ class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     root: str = ""
     read_streams: int = 4
     read_chunk_bytes: int = 256 * 1024
+    cache: Literal["page", "direct"] = "page"
+    engine: Literal["io_uring", "threads"] = "io_uring"
     timeout_s: float = 10.0
     pace_bytes_per_s: float = 0.0
+
+
+class ClassMark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How packets of a traffic class are marked (paper section 5, appendix A.1).
+
+    ``service_level`` selects the virtual lane on InfiniBand; ``traffic_class`` is the byte in the global
+    routing header or, on RoCE v2 and TCP, in the IP header (its upper six bits are the DSCP). Fabrics look
+    at the one or at the other, so both are always set.
+    """
+
+    service_level: int
+    traffic_class: int
+
+
+EXPEDITED_FORWARDING = 0xB8
+"""DSCP 46 (RFC 3246) in its place in the byte."""
+
+
+class VerbsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """RDMA verbs: the port, and how its queue pairs are used.
+
+    ``device``, ``port`` and ``gid_index`` name the port; without a device it is the one that has the
+    transport's bind address. ``mtu_bytes`` 0 is the port's own. ``queue_pairs`` to each peer of
+    ``send_depth`` work requests, each of at most ``max_entries`` pieces of local memory; messages up to
+    ``inline_bytes`` travel in the request. ``reconnect``: after an error the next operation makes a new
+    connection; if not, it fails.
+    """
+
+    device: str = ""
+    port: int = 1
+    gid_index: int = -1
+    mtu_bytes: int = 0
+    queue_pairs: int = 1
+    send_depth: int = 512
+    max_entries: int = 16
+    inline_bytes: int = 64
+    completion: Literal["events", "polling"] = "events"
+    reconnect: bool = True
 
 
 class TransportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How Layer Blocks move; ``pace_bytes_per_s`` as in `StorageConfig`."""
 
-    kind: Literal["tcp", "memory"]
+    kind: Literal["tcp", "memory", "verbs"]
     bind_address: str = "127.0.0.1"
     timeout_s: float = 10.0
     pace_bytes_per_s: float = 0.0
+    classes: dict[TrafficClass, ClassMark] = msgspec.field(
+        default_factory=lambda: {"low": ClassMark(0, 0), "high": ClassMark(1, EXPEDITED_FORWARDING)}
+    )
+    verbs: VerbsConfig = VerbsConfig()
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

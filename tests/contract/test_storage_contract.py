@@ -19,7 +19,7 @@ from nginx_server import NGINX, nginx
 from hosts.config import StorageConfig
 from hosts.storage import Storage, StorageError, open_storage
 
-KINDS = ["http", "posix", "memory"]
+KINDS = ["http", "posix", "posix by threads", "posix past the page cache", "memory"]
 NOT_KEYS = ["", "/", "/etc/passwd", "a//b", "a/", "../a", "a/../b", "a/.", ".hidden", "a b", "a\n", "é"]
 NOT_KEYS += ["a?b", "%2e", "x" * 300, "x/" * 600 + "x"]
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx-light")
@@ -33,8 +33,13 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
     def config(kind: str) -> StorageConfig:
         if kind == "memory":
             return StorageConfig(kind="memory")
-        if kind == "posix":
-            return StorageConfig(kind="posix", root=str(tmp_path_factory.mktemp("store")))
+        if kind.startswith("posix"):
+            return StorageConfig(
+                kind="posix",
+                root=str(tmp_path_factory.mktemp("store")),
+                engine="threads" if kind == "posix by threads" else "io_uring",
+                cache="direct" if kind == "posix past the page cache" else "page",
+            )
         if NGINX is None:
             pytest.skip("nginx is not installed: apt-get install nginx-light")
         if not opened:
