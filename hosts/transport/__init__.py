@@ -34,6 +34,10 @@ async def open_transport(config: TransportConfig) -> Transport:
             from hosts.transport.tcp import TcpTransport
 
             return await TcpTransport.open(config)
+        case "verbs":
+            from hosts.transport.verbs import open_verbs
+
+            return await open_verbs(config)
         case "memory":
             from hosts.transport.memory import MemoryTransport
 

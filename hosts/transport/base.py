@@ -7,19 +7,22 @@ may carry a notification, delivered to the target's handler once the bytes are i
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from hosts.config import TrafficClass as TrafficClass
+
 Bytes: TypeAlias = npt.NDArray[np.uint8]
-TrafficClass = Literal["low", "high"]
 NotificationHandler = Callable[[bytes], None]
 
 MAX_NOTIFICATION_BYTES = 1024 * 1024
+_log = logging.getLogger(__name__)
 
 
 class TransferError(Exception):
@@ -84,10 +87,15 @@ class Strided(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RemoteRegion(msgspec.Struct, frozen=True, array_like=True):
-    """What a peer is offered: an unguessable 63-bit ``key`` and the region's length in bytes."""
+    """What a peer is offered: the region's ``key`` and length in bytes.
+
+    The key is 63 unguessable bits or, where a device checks it, that device's. ``address`` is that of the
+    first byte in the offering process, for transports that name memory so.
+    """
 
     key: int
     length: int
+    address: int = 0
 
 
 class Region:
@@ -191,3 +199,15 @@ def check_notification(peer: str, payload: bytes) -> None:
     if len(payload) > MAX_NOTIFICATION_BYTES:
         reason = f"notification of {len(payload)} bytes, expected at most {MAX_NOTIFICATION_BYTES}"
         raise TransferError(peer, "notify", 0, 0, reason)
+
+
+def deliver(handler: NotificationHandler | None, peer: str, payload: bytes) -> str | None:
+    """Hand a notification to the handler; why that failed, or None."""
+    if handler is None:
+        return "the peer has no notification handler"
+    try:
+        handler(payload)
+    except Exception as error:
+        _log.exception("the notification handler failed on a message from %s", peer)
+        return f"the peer's notification handler failed: {error!r}"
+    return None

@@ -20,8 +20,9 @@ from contextlib import suppress
 
 import numpy as np
 
+from hosts.config import ClassMark
 from hosts.pacing import TokenBucket
-from hosts.transport.base import Region, TrafficClass
+from hosts.transport.base import Region
 from hosts.transport.wire import (
     CHUNK_BYTES,
     DISCARDED,
@@ -44,8 +45,6 @@ WAKE_BYTES = 128 * 1024
 """Inside a payload, wake when this much has arrived, not for every segment (socket(7), SO_RCVLOWAT)."""
 PACED_CHUNK_BYTES = 64 * 1024
 COALESCE_FROM_BYTES = 16 * 1024
-TRAFFIC_CLASS_TOS: dict[TrafficClass, int] = {"low": 0x00, "high": 0xB8}
-"""DSCP 0, and Expedited Forwarding (RFC 3246)."""
 
 
 class Channel(ABC):
@@ -246,9 +245,9 @@ class Channel(ABC):
         self._awaits_writable = wanted
 
 
-def mark_traffic_class(sock: socket.socket, traffic_class: TrafficClass) -> None:
+def mark_packets(sock: socket.socket, mark: ClassMark) -> None:
     """Set the DSCP of what ``sock`` sends (ip(7), IP_TOS; ipv6(7), IPV6_TCLASS)."""
     if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, TRAFFIC_CLASS_TOS[traffic_class])
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, mark.traffic_class)
     else:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, TRAFFIC_CLASS_TOS[traffic_class])
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, mark.traffic_class)

@@ -26,8 +26,9 @@ from hosts.transport.base import (
     TransferError,
     check_notification,
     check_operation,
+    deliver,
 )
-from hosts.transport.channel import Channel, mark_traffic_class
+from hosts.transport.channel import Channel, mark_packets
 from hosts.transport.wire import NOWHERE, Frame, Hello, Inlet, Kind, Outlet, ProtocolError, encode
 
 WINDOW_BYTES = 32 * 1024 * 1024
@@ -268,7 +269,7 @@ class _Target(Channel):
         self._greet_due.cancel()
         self._greeted = True
         self.peer = hello.address
-        mark_traffic_class(self._sock, hello.traffic_class)
+        mark_packets(self._sock, self._transport.classes[hello.traffic_class])
         self.send(encode(Kind.DONE, frame.operation))
 
     def _finish_write(self, frame: Frame, trailer: bytes, inlet: Inlet | None) -> None:
@@ -303,7 +304,7 @@ class TcpTransport:
     def __init__(self, config: TransportConfig, listener: socket.socket) -> None:
         host, port = listener.getsockname()[:2]
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self.timeout_s = config.timeout_s
+        self.timeout_s, self.classes = config.timeout_s, config.classes
         self.pace = TokenBucket(config.pace_bytes_per_s)
         self.regions: dict[int, Region] = {}
         self._bind_address = config.bind_address
@@ -365,7 +366,7 @@ class TcpTransport:
         try:
             async with asyncio.timeout(self.timeout_s):
                 sock.setblocking(False)
-                mark_traffic_class(sock, traffic_class)
+                mark_packets(sock, self.classes[traffic_class])
                 sock.bind((self._bind_address, 0))
                 await self._loop.sock_connect(sock, (host, int(port)))
                 connection = TcpConnection(sock, address, self.pace, self.timeout_s)
@@ -395,14 +396,7 @@ class TcpTransport:
 
     def deliver(self, peer: str, payload: bytes) -> str | None:
         """Hand a notification to the handler; why that failed, or None."""
-        if self._handler is None:
-            return "the peer has no notification handler"
-        try:
-            self._handler(payload)
-        except Exception as error:
-            _log.exception("the notification handler failed on a message from %s", peer)
-            return f"the peer's notification handler failed: {error!r}"
-        return None
+        return deliver(self._handler, peer, payload)
 
     def forget(self, target: _Target) -> None:
         """``target`` is closed."""
