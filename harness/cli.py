@@ -15,6 +15,8 @@ import typer
 from rich.table import Table
 
 from harness import interrupts
+from harness.bench.cli import bench
+from harness.bench.peers import PeerToolError
 from harness.cluster import ClusterError, cleanup, inside_user_namespace, probe, reexec_in_user_namespace
 from harness.console import JsonOption, out, print_json
 from harness.control import HostError
@@ -23,6 +25,8 @@ from harness.orchestrator import DeadlineError, measure
 from harness.progress import RunProgress
 from harness.run_store import RunDirectoryError, RunStoreError, default_directory, disk_error
 from harness.traces_cli import traces
+from hosts.storage import StorageError
+from hosts.transport import TransferError
 from reports import ReportError, Summary, render
 from workloads.fetching import FetchError
 from workloads.models import MODELS, ModelError, find_model, gb_per_pflop, kv_bytes_per_token, prefill_flops
@@ -39,6 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(traces)
+app.add_typer(bench)
 
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Run directory [default: runs/NAME-TIME].", show_default=False)
@@ -51,6 +56,18 @@ ModeOption = Annotated[
 
 class _InterruptedError(Exception):
     """Ctrl-C or SIGTERM during a run: exit code 130."""
+
+
+_TESTBED_ERRORS = (
+    HostError,
+    ClusterError,
+    RunStoreError,
+    DeadlineError,
+    FetchError,
+    PeerToolError,
+    TransferError,
+    StorageError,
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -211,7 +228,7 @@ def main() -> NoReturn:
         _fail(f"{usage.rstrip('.')}; see 'dualpath --help'" if usage else "", EXIT_INPUT)
     except (ExperimentError, TraceError, ModelError, ReportError, RunDirectoryError) as error:
         _fail(_line(error), EXIT_INPUT)
-    except (HostError, ClusterError, RunStoreError, DeadlineError, FetchError) as error:
+    except _TESTBED_ERRORS as error:
         _fail(_line(error), EXIT_TESTBED)
     except _InterruptedError as error:
         _fail(_line(error), interrupts.EXIT_INTERRUPTED)

@@ -1,0 +1,143 @@
+"""The ``dualpath bench`` commands: raw rates of transports and stores, each beside the tool that evaluators
+know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from harness.bench.contest import Contest
+from harness.bench.storage import bench_storage
+from harness.bench.transport import bench_transport
+from harness.console import JsonOption, out, print_json
+from harness.experiment import ExperimentError
+from hosts.bench.reads import Reads
+from hosts.bench.transfers import Transfers
+from hosts.config import StorageConfig, TransportConfig
+
+bench = typer.Typer(
+    name="bench", help="Raw rates of single parts, beside perftest, iperf3 and fio.", no_args_is_help=True
+)
+_SUFFIXES = {"k": 2**10, "m": 2**20, "g": 2**30}
+
+_RoundsOption = Annotated[int, typer.Option(min=1, help="Times that every tool measures, A B B A.")]
+_SecondsOption = Annotated[float, typer.Option(min=0.1, help="Length of one measurement.")]
+_PeerOption = Annotated[
+    bool, typer.Option("--peer/--no-peer", help="Run the peer tool where it is installed.")
+]
+
+
+@bench.command("transport", epilog="Example: `dualpath bench transport --kind tcp --block 64M --depth 2`")
+def transport_command(
+    kind: Annotated[Literal["tcp", "verbs"], typer.Option(help="Transport.")] = "tcp",
+    address: Annotated[str, typer.Option(help="Where the initiator's NIC is.")] = "127.0.0.1",
+    peer_address: Annotated[str, typer.Option(help="Where the target's NIC is.")] = "127.0.0.1",
+    direction: Annotated[Literal["read", "write"], typer.Option(help="One-sided operation.")] = "read",
+    block: Annotated[str, typer.Option(help="Block sizes, separated by commas: 64K,1M,64M.")] = "1M",
+    batch: Annotated[int, typer.Option(min=1, help="Blocks an operation: Layer Blocks of a layer.")] = 1,
+    depth: Annotated[int, typer.Option(min=1, help="Operations outstanding.")] = 4,
+    traffic_class: Annotated[Literal["low", "high"], typer.Option(help="Traffic class.")] = "low",
+    seconds: _SecondsOption = 3.0,
+    rounds: _RoundsOption = 4,
+    peer: _PeerOption = True,
+    json: JsonOption = False,
+) -> None:
+    """Bandwidth, operations, latency and CPU of a transport between two processes of this machine."""
+    ours = TransportConfig(kind=kind, bind_address=address)
+    target = TransportConfig(kind=kind, bind_address=peer_address)
+    cases = [
+        bench_transport(
+            ours, target, Transfers(direction, nbytes, batch, depth, traffic_class, seconds), rounds, peer
+        )
+        for nbytes in _sizes(block)
+    ]
+    if json:
+        print_json(cases)
+        return
+    _print((f"{direction} {_size(case.transfers.block_bytes)} x {batch}", case.contest) for case in cases)
+
+
+@bench.command(
+    "storage", epilog="Example: `dualpath bench storage /mnt/kv --block 1M --depth 16 --cache direct`"
+)
+def storage_command(
+    root: Annotated[Path, typer.Argument(help="A directory of the file system to read from.")],
+    block: Annotated[str, typer.Option(help="Block sizes, separated by commas: 64K,1M,64M.")] = "1M",
+    depth: Annotated[int, typer.Option(min=1, help="Reads outstanding.")] = 16,
+    size: Annotated[str, typer.Option(help="Size of the file that is written for it.")] = "1G",
+    order: Annotated[
+        Literal["sequential", "random"], typer.Option(help="Order of the blocks.")
+    ] = "sequential",
+    cache: Annotated[
+        Literal["direct", "page"], typer.Option(help="Past the page cache, or through it.")
+    ] = "direct",
+    engine: Annotated[
+        Literal["io_uring", "threads"], typer.Option(help="How the kernel is asked.")
+    ] = "io_uring",
+    seconds: _SecondsOption = 3.0,
+    rounds: _RoundsOption = 4,
+    peer: _PeerOption = True,
+    json: JsonOption = False,
+) -> None:
+    """Bandwidth, operations, latency and CPU of reads from a directory."""
+    (file_bytes,) = _sizes(size)
+    config = StorageConfig(kind="posix", root=str(root), read_streams=depth, cache=cache, engine=engine)
+    cases = [
+        bench_storage(config, Reads(nbytes, depth, order == "random", seconds), file_bytes, rounds, peer)
+        for nbytes in _sizes(block)
+    ]
+    if json:
+        print_json(cases)
+        return
+    _print(
+        (f"{order} {_size(case.reads.block_bytes)}, {cache}, {case.engine}", case.contest) for case in cases
+    )
+
+
+def _print(cases: Iterable[tuple[str, Contest]]) -> None:
+    table = Table("what", "tool", "GB/s", "operations/s", "p50", "p99", "CPU s/GB", "of the peer's", box=None)
+    for what, contest in cases:
+        first, *others = contest.rounds
+        for tool in contest.rounds:
+            result = contest.median(tool)
+            share = f"{contest.ratio(first, others[0]):.0%}" if others and tool == first else ""
+            table.add_row(
+                what,
+                tool,
+                f"{result.bytes_per_s / 1e9:.3f}",
+                _shown(result.operations_per_s, "{:.0f}"),
+                _shown(result.latency_s_p50, "{:.2f} ms", 1e3),
+                _shown(result.latency_s_p99, "{:.2f} ms", 1e3),
+                _shown(result.cpu_s_per_gb, "{:.2f}"),
+                share,
+            )
+    out.print(table)
+    out.print("medians over rounds; the share is the median of the rounds' own ratios")
+
+
+def _shown(value: float | None, form: str, factor: float = 1.0) -> str:
+    return "" if value is None else form.format(value * factor)
+
+
+def _sizes(text: str) -> list[int]:
+    """``64K,1M`` in bytes; ExperimentError for anything else."""
+    sizes = []
+    for part in text.split(","):
+        number, factor = part.strip(), 1
+        if number and number[-1].lower() in _SUFFIXES:
+            number, factor = number[:-1], _SUFFIXES[number[-1].lower()]
+        if not number.isdigit() or not int(number):
+            raise ExperimentError(f"size: found '{part}', expected bytes such as 4096, 64K, 1M or 1G")
+        sizes.append(int(number) * factor)
+    return sizes
+
+
+def _size(nbytes: int) -> str:
+    for suffix, factor in reversed(_SUFFIXES.items()):
+        if nbytes % factor == 0:
+            return f"{nbytes // factor}{suffix.upper()}iB"
+    return f"{nbytes} B"

@@ -1,0 +1,103 @@
+"""``dualpath bench transport``: one transport between two processes of this machine, beside its peer tool."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+import psutil
+
+from harness.bench import peers
+from harness.bench.contest import Contest, Result, contest
+from hosts.bench.load import Observed
+from hosts.bench.transfers import Offer, Target, Transfers, initiate
+from hosts.config import TransportConfig
+
+_STOP_S = 10.0
+
+
+class TransportCase(msgspec.Struct, frozen=True):
+    """One line of the result: what was moved how, and by whom."""
+
+    kind: str
+    transfers: Transfers
+    contest: Contest
+
+
+def bench_transport(
+    ours: TransportConfig, target: TransportConfig, transfers: Transfers, rounds: int, peer: bool
+) -> TransportCase:
+    """Measure ``rounds`` times, the peer tool in turn where it is wanted, installed and does the same
+    thing."""
+    tools: dict[str, Callable[[], Result]] = {ours.kind: lambda: _measured(ours, target, transfers)}
+    if peer and (other := _peer_tool(ours, target, transfers)):
+        name, run = other
+        tools[name] = run
+    return TransportCase(ours.kind, transfers, contest(tools, rounds))
+
+
+def _measured(ours: TransportConfig, target: TransportConfig, transfers: Transfers) -> Result:
+    with _target(Target(target, transfers.target_bytes)) as (offer, cpu_s):
+        before_s = cpu_s()
+        observed = asyncio.run(initiate(ours, offer, transfers))
+        return _result(observed, cpu_s() - before_s)
+
+
+def _result(observed: Observed, target_cpu_s: float) -> Result:
+    moved = observed.bytes
+    return Result(
+        bytes_per_s=moved / observed.seconds,
+        operations_per_s=observed.operations / observed.seconds,
+        latency_s_p50=observed.latency_s_p50,
+        latency_s_p99=observed.latency_s_p99,
+        cpu_s_per_gb=(observed.cpu_s + target_cpu_s) / (moved / 1e9) if moved else None,
+    )
+
+
+@contextmanager
+def _target(target: Target) -> Iterator[tuple[Offer, Callable[[], float]]]:
+    """The other process: its offer, and the CPU seconds it has used so far."""
+    command = [sys.executable, "-m", "hosts.bench.transfers", msgspec.json.encode(target).decode()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None, "a pipe"
+        assert process.stdout is not None, "a pipe"
+        try:
+            line = process.stdout.readline()
+            if not line:
+                raise peers.PeerToolError(f"the target process ended: exit status {process.wait(_STOP_S)}")
+            offer = msgspec.json.decode(line, type=Offer)
+            running = psutil.Process(offer.pid)
+            yield offer, lambda: sum(running.cpu_times()[:2])
+        finally:
+            process.stdin.close()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _peer_tool(
+    ours: TransportConfig, target: TransportConfig, transfers: Transfers
+) -> tuple[str, Callable[[], Result]] | None:
+    """The tool that measures the same path; one stream or queue pair, like ours."""
+    if ours.kind == "tcp" and peers.installed("iperf3"):
+        return "iperf3", lambda: peers.iperf3(target.bind_address, transfers.block_bytes, transfers.seconds)
+    tool = f"ib_{transfers.direction}_bw"
+    if ours.kind == "verbs" and peers.installed(tool):
+        from hosts.transport.verbs.port import find_port
+
+        port, peer = find_port(ours.bind_address, ours.verbs), find_port(target.bind_address, target.verbs)
+        return tool, lambda: peers.perftest(
+            tool,
+            port.device,
+            peer.device,
+            port.gid_index,
+            transfers.block_bytes,
+            transfers.depth,
+            transfers.seconds,
+        )
+    return None

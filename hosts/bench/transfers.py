@@ -1,0 +1,109 @@
+"""Transfers between two processes: an initiator here, a target in a process of its own.
+
+    python -m hosts.bench.transfers CONFIG
+
+is the target: CONFIG is a `Target` as JSON; it prints an `Offer`, and when its standard input ends, it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Literal
+
+import msgspec
+
+from hosts.bench.load import Observed, closed_loop
+from hosts.buffers import BufferArena
+from hosts.config import TransportConfig
+from hosts.transport import RemoteRegion, Strided, TrafficClass, open_transport
+
+_PAGE_BYTES = 4096
+Direction = Literal["read", "write"]
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What the other process offers: ``buffer_bytes`` through a transport."""
+
+    transport: TransportConfig
+    buffer_bytes: int
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """Where it is, and the process to account for."""
+
+    address: str
+    region: RemoteRegion
+    pid: int
+
+
+class Transfers(msgspec.Struct, frozen=True):
+    """``depth`` operations at once, each of ``batch`` blocks that lie ``spread`` times their size apart at
+    the target.
+
+    A layer of n Full Blocks is a batch of n Layer Blocks (paper 4.1): contiguous here, strided there.
+    """
+
+    direction: Direction
+    block_bytes: int
+    batch: int
+    depth: int
+    traffic_class: TrafficClass
+    seconds: float
+    spread: int = 2
+
+    @property
+    def operation_bytes(self) -> int:
+        """Bytes of one operation."""
+        return self.block_bytes * self.batch
+
+    @property
+    def target_bytes(self) -> int:
+        """What the target has to offer."""
+        return self.operation_bytes * self.depth * (self.spread if self.batch > 1 else 1)
+
+
+async def initiate(
+    config: TransportConfig, offer: Offer, transfers: Transfers, warm_up_s: float = 0.5
+) -> Observed:
+    """Run ``transfers`` against the offer."""
+    transport = await open_transport(config)
+    try:
+        arena = BufferArena(transfers.operation_bytes * transfers.depth, _PAGE_BYTES)
+        local = transport.register(arena.view)
+        connection = await transport.connect(offer.address, transfers.traffic_class)
+        perform = connection.read if transfers.direction == "read" else connection.write
+        spread = transfers.spread if transfers.batch > 1 else 1
+
+        async def operation(worker: int) -> None:
+            here = Strided(worker * transfers.operation_bytes, transfers.operation_bytes)
+            there = Strided(
+                worker * transfers.operation_bytes * spread,
+                transfers.block_bytes,
+                transfers.batch,
+                transfers.block_bytes * spread,
+            )
+            await perform(local, here, offer.region, there)
+
+        return await closed_loop(
+            operation, transfers.depth, transfers.operation_bytes, transfers.seconds, warm_up_s
+        )
+    finally:
+        await transport.close()
+
+
+async def _serve(target: Target) -> None:
+    transport = await open_transport(target.transport)
+    try:
+        region = transport.register(BufferArena(target.buffer_bytes, _PAGE_BYTES).view)
+        offer = Offer(transport.address, region.remote, os.getpid())
+        sys.stdout.write(msgspec.json.encode(offer).decode() + "\n")
+        sys.stdout.flush()
+        await asyncio.to_thread(sys.stdin.read)
+    finally:
+        await transport.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(msgspec.json.decode(sys.argv[1], type=Target)))
