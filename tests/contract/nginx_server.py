@@ -21,21 +21,25 @@ http {{
   uwsgi_temp_path {prefix}/uwsgi; scgi_temp_path {prefix}/scgi;
   server {{
     listen 127.0.0.1:{port}; root {prefix}/root;
-    location / {{ dav_methods PUT DELETE; create_full_put_path on; }}
+    location / {{ dav_methods PUT DELETE; create_full_put_path on; limit_rate {rate}; }}
   }}
 }}
 """
 
 
 @contextmanager
-def nginx(prefix: Path, keepalive_requests: int = 1000) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """The process and the URL it serves ``prefix``/root at; stopped on leaving."""
+def nginx(
+    prefix: Path, keepalive_requests: int = 1000, bytes_per_s: int = 0
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """The process and the URL it serves ``prefix``/root at; stopped on leaving. 0 bytes a second: no limit."""
     assert NGINX is not None
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     (prefix / "root").mkdir(parents=True)
     config = prefix / "nginx.conf"
-    config.write_text(_CONFIG.format(prefix=prefix, port=port, keepalive=keepalive_requests))
+    config.write_text(
+        _CONFIG.format(prefix=prefix, port=port, keepalive=keepalive_requests, rate=bytes_per_s)
+    )
     with (prefix / "log").open("wb") as log:
         process = subprocess.Popen(
             [NGINX, "-p", prefix, "-e", prefix / "error.log", "-c", config],

@@ -226,7 +226,7 @@ def test_pacing_bounds_reads_and_writes(configs: Callable[[str], StorageConfig],
 
 @needs_nginx
 def test_http_server_killed_in_mid_read_is_an_error_at_once(tmp_path: Path) -> None:
-    with nginx(tmp_path / "nginx") as (process, url):
+    with nginx(tmp_path / "nginx", bytes_per_s=8 << 20) as (process, url):
 
         async def test(storage: Storage) -> None:
             size = 64 << 20
