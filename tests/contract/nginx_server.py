@@ -31,7 +31,7 @@ http {{
 def nginx(
     prefix: Path, keepalive_requests: int = 1000, bytes_per_s: int = 0
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """The process and the URL it serves ``prefix``/root at; stopped on leaving. 0 bytes a second: no limit."""
+    """The process and the URL it serves ``prefix``/root at; stopped on leaving. 0: no limit of the rate."""
     assert NGINX is not None
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
