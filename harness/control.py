@@ -138,9 +138,7 @@ class ControlServer:
         for attached in self._attached.values():
             if attached.done():
                 attached.result().disconnect("the control node has stopped")
-        with suppress(
-            TimeoutError
-        ):  # a forced end may have torn gRPC from its events; agents end all the same
+        with suppress(TimeoutError):  # the cluster's end takes agents that are left with it
             async with asyncio.timeout(_STOP_TIMEOUT_S):
                 await self._server.stop(grace=_STOP_GRACE_S)
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from hosts.bench.load import Observed
+
 
 class Result(msgspec.Struct, frozen=True):
     """One tool's figures in one round; None where the tool does not tell.
@@ -20,6 +22,17 @@ class Result(msgspec.Struct, frozen=True):
     latency_s_p50: float | None = None
     latency_s_p99: float | None = None
     cpu_s_per_gb: float | None = None
+
+    @classmethod
+    def of(cls, observed: Observed) -> Result:
+        """Of a closed loop of ours."""
+        return cls(
+            bytes_per_s=observed.bytes / observed.seconds,
+            operations_per_s=observed.operations / observed.seconds,
+            latency_s_p50=observed.latency_s_p50,
+            latency_s_p99=observed.latency_s_p99,
+            cpu_s_per_gb=observed.cpu_s / (observed.bytes / 1e9) if observed.bytes else None,
+        )
 
 
 class Contest(msgspec.Struct, frozen=True):

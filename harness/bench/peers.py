@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from harness.bench.contest import Result
 
@@ -34,7 +33,7 @@ def iperf3(address: str, block_bytes: int, seconds: float) -> Result:
         "iperf3", "--client", address, "--port", str(port), "--time", str(max(1, round(seconds))),
         "--omit", "1", "--length", str(min(block_bytes, 1 << 20)), "--json",
     ]  # fmt: skip
-    said = json.loads(_pair(server, client, lambda: _listening(address, port), seconds + 30))
+    said = json.loads(_pair(server, client, port, seconds + 30))
     if "error" in said:
         raise PeerToolError(f"iperf3: {said['error']}")
     received, cpu = said["end"]["sum_received"], said["end"]["cpu_utilization_percent"]
@@ -54,7 +53,7 @@ def perftest(
     ]  # fmt: skip
     server = [tool, "--ib-dev", peer_device, *common]
     client = [tool, "--ib-dev", device, *common, "127.0.0.1"]
-    said = _pair(server, client, lambda: _listening("", port), seconds + 60)
+    said = _pair(server, client, port, seconds + 60)
     rows = re.findall(r"^\s*(\d+)\s+(\d+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)\s*$", said, re.MULTILINE)
     if not rows:
         raise PeerToolError(f"{' '.join(client)}: no result in its output: {said.strip()[-300:]}")
@@ -83,12 +82,12 @@ def fio(path: Path, block_bytes: int, depth: int, random: bool, direct: bool, se
     )
 
 
-def _pair(server: Sequence[str], client: Sequence[str], ready: Any, timeout_s: float) -> str:
-    """Run ``client`` once ``server`` listens; what the client said. The server is gone afterwards."""
+def _pair(server: Sequence[str], client: Sequence[str], port: int, timeout_s: float) -> str:
+    """What ``client`` says once ``server`` listens at ``port``. The server is gone afterwards."""
     with subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as process:
         try:
             give_up_at = time.monotonic() + _START_S
-            while not ready():
+            while not _listening(port):
                 if process.poll() is not None or time.monotonic() > give_up_at:
                     raise PeerToolError(f"{' '.join(server)}: does not listen (exit status {process.poll()})")
                 time.sleep(0.02)
@@ -117,7 +116,7 @@ def _free_port(address: str) -> int:
         return port
 
 
-def _listening(address: str, port: int) -> bool:
+def _listening(port: int) -> bool:
     """By the kernel's list (proc(5)): connecting would be taken for the client."""
     wanted = f":{port:04X} "
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):

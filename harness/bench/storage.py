@@ -33,13 +33,7 @@ def bench_storage(
         def ours() -> Result:
             engine, observed = asyncio.run(read_file(config, path, file_bytes, reads))
             engines.append(engine)
-            return Result(
-                bytes_per_s=observed.bytes / observed.seconds,
-                operations_per_s=observed.operations / observed.seconds,
-                latency_s_p50=observed.latency_s_p50,
-                latency_s_p99=observed.latency_s_p99,
-                cpu_s_per_gb=observed.cpu_s / (observed.bytes / 1e9) if observed.bytes else None,
-            )
+            return Result.of(observed)
 
         tools: dict[str, Callable[[], Result]] = {"posix": ours}
         if peer and peers.installed("fio"):

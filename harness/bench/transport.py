@@ -13,7 +13,6 @@ import psutil
 
 from harness.bench import peers
 from harness.bench.contest import Contest, Result, contest
-from hosts.bench.load import Observed
 from hosts.bench.transfers import Offer, Target, Transfers, initiate
 from hosts.config import TransportConfig
 
@@ -42,20 +41,7 @@ def bench_transport(
 
 def _measured(ours: TransportConfig, target: TransportConfig, transfers: Transfers) -> Result:
     with _target(Target(target, transfers.target_bytes)) as (offer, cpu_s):
-        before_s = cpu_s()
-        observed = asyncio.run(initiate(ours, offer, transfers))
-        return _result(observed, cpu_s() - before_s)
-
-
-def _result(observed: Observed, target_cpu_s: float) -> Result:
-    moved = observed.bytes
-    return Result(
-        bytes_per_s=moved / observed.seconds,
-        operations_per_s=observed.operations / observed.seconds,
-        latency_s_p50=observed.latency_s_p50,
-        latency_s_p99=observed.latency_s_p99,
-        cpu_s_per_gb=(observed.cpu_s + target_cpu_s) / (moved / 1e9) if moved else None,
-    )
+        return Result.of(asyncio.run(initiate(ours, offer, transfers, cpu_s)))
 
 
 @contextmanager

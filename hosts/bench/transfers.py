@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -65,9 +67,13 @@ class Transfers(msgspec.Struct, frozen=True):
 
 
 async def initiate(
-    config: TransportConfig, offer: Offer, transfers: Transfers, warm_up_s: float = 0.5
+    config: TransportConfig,
+    offer: Offer,
+    transfers: Transfers,
+    target_cpu_s: Callable[[], float],
+    warm_up_s: float = 0.5,
 ) -> Observed:
-    """Run ``transfers`` against the offer."""
+    """Run ``transfers`` against the offer; ``target_cpu_s`` is what its process has used so far."""
     transport = await open_transport(config)
     try:
         arena = BufferArena(transfers.operation_bytes * transfers.depth, _PAGE_BYTES)
@@ -86,9 +92,11 @@ async def initiate(
             )
             await perform(local, here, offer.region, there)
 
-        return await closed_loop(
-            operation, transfers.depth, transfers.operation_bytes, transfers.seconds, warm_up_s
-        )
+        def cpu_s() -> float:
+            return time.process_time() + target_cpu_s()
+
+        each = transfers.operation_bytes
+        return await closed_loop(operation, transfers.depth, each, transfers.seconds, warm_up_s, cpu_s)
     finally:
         await transport.close()
 

@@ -6,15 +6,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from hosts.storage.uring import Ring
 
 DEFAULT_ALIGNMENT = 4096
+_T = TypeVar("_T")
 
 
 class FileReads(Protocol):
@@ -37,14 +39,7 @@ class ThreadReads:
 
     async def read(self, fd: int, offset: int, into: memoryview) -> int:
         """See `FileReads.read`."""
-        work = asyncio.get_running_loop().run_in_executor(self._threads, _fill, fd, offset, into)
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.wait([work])  # a system call cannot be taken back
-            if not work.cancelled():
-                work.exception()  # looked at here, since nobody else will
-            raise
+        return await in_thread(self._threads, lambda: _fill(fd, offset, into))
 
     async def close(self) -> None:
         """Nothing of its own."""
@@ -106,6 +101,19 @@ class DirectReads:
     async def close(self) -> None:
         """See `FileReads.close`."""
         await self._reads.close()
+
+
+async def in_thread(threads: ThreadPoolExecutor, call: Callable[[], _T]) -> _T:
+    """The result of ``call``, which is over when this returns, also by cancellation: a system call cannot be
+    taken back, and only then is what it used the caller's again."""
+    work = asyncio.get_running_loop().run_in_executor(threads, call)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        if not work.cancelled():
+            work.exception()  # looked at here, since nobody else will
+        raise
 
 
 def direct_alignment(root: int) -> int:

@@ -21,7 +21,14 @@ from typing import TypeVar
 
 from hosts.config import StorageConfig
 from hosts.storage.base import Data, StorageError, check_key, check_range, short_read
-from hosts.storage.file_reads import DirectReads, FileReads, ThreadReads, UringReads, direct_alignment
+from hosts.storage.file_reads import (
+    DirectReads,
+    FileReads,
+    ThreadReads,
+    UringReads,
+    direct_alignment,
+    in_thread,
+)
 
 _T = TypeVar("_T")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -135,16 +142,8 @@ class PosixStorage:
     async def _in_thread(self, key: str, operation: str, call: Callable[[], _T]) -> _T:
         if self._root < 0:
             raise StorageError(key, operation, "the storage is closed")
-        work = asyncio.get_running_loop().run_in_executor(self._threads, call)
         with _as_storage_errors(key, operation):
-            try:
-                return await asyncio.shield(work)
-            except asyncio.CancelledError:
-                # A system call cannot be taken back; the buffer is the caller's again when it is over.
-                await asyncio.wait([work])
-                if not work.cancelled():
-                    work.exception()  # looked at here, since nobody else will
-                raise
+            return await in_thread(self._threads, call)
 
     def _open(self, key: str) -> int:
         with self._parent(key) as (parent, name):

@@ -177,11 +177,15 @@ class Ring:
                 request.nbytes, 0, self._numbers, 0, b"",
             )  # fmt: skip
             count += 1
-        if count:
-            self._submission_tail[0] = (tail + count) & 0xFFFFFFFF
-            submitted = 0
+        self._submission_tail[0] = (tail + count) & 0xFFFFFFFF
+        submitted = 0
+        try:
             while submitted < count:
                 submitted += _system_call(_ENTER, self._fd, count - submitted, 0, 0, None, 0)
+        except OSError as error:  # the kernel has taken none of the rest, nor will it
+            self._submission_tail[0] = (tail + submitted) & 0xFFFFFFFF
+            for number in range(self._numbers - count + submitted + 1, self._numbers + 1):
+                self._reads.pop(number).done.set_exception(OSError(error.errno, error.strerror))
 
     def _on_event(self) -> None:
         try:

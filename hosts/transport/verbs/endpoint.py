@@ -25,7 +25,6 @@ from hosts.transport.verbs.words import FLUSHED, SUCCESS, status_in_words
 
 _RC = 2  # enum ibv_qp_type
 _LOCAL_WRITE, _REMOTE_WRITE, _REMOTE_READ = 1, 2, 4  # enum ibv_access_flags
-_ERROR_STATE, _STATE_MASK = 6, 1  # IBV_QPS_ERR, IBV_QP_STATE
 _RECEIVED_WITH_IMMEDIATE = 129  # IBV_WC_RECV_RDMA_WITH_IMM
 _PACKET_NUMBERS = 1 << 24
 _POLL_AT_ONCE = 64

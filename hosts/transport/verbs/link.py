@@ -45,7 +45,6 @@ class Link:
             )
             self._resources = resources.pop_all()
         self._mailbox = Mailbox(boxes[0], boxes[1], self._post, deliver)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._poller: asyncio.Task[None] | None = None
 
     @property
@@ -129,9 +128,8 @@ class Link:
             immediate=letter.immediate,
             inline=letter.nbytes <= self._device.config.inline_bytes,
         )
-        operation.settled.add_done_callback(
-            lambda settled: settled.exception()
-        )  # the link's end says it, too
+        # Nobody awaits it; what goes wrong ends the link, which says so.
+        operation.settled.add_done_callback(lambda settled: settled.exception())
         self.endpoint.queues[0].submit(operation)
 
     def _on_message(self, immediate: int) -> None:

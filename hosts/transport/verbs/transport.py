@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any, Literal
 
 import msgspec
@@ -34,7 +33,6 @@ from hosts.transport.verbs.work_requests import Opcode
 
 _VERSION = 1
 _MAX_KEY = 2**32 - 1
-_log = logging.getLogger(__name__)
 
 
 class _Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
