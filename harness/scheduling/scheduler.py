@@ -69,16 +69,21 @@ class RequestScheduler:
         1. choose prefill engines of the asking hosts
         2. choose a decode host for each request that got one
         3. choose engines of the asking decode hosts
-        4. choose the path, by read queues that count what was placed before
+        4. choose the path in the order of submission, by read queues that count what was placed before:
+           host by host, the first one's requests would always find the prefill hosts' queues shortest
         """
         asking = frozenset(asking)
         for queued in self._engines.assign_prefill(self._waiting, asking):
             self._decode_queues[self._engines.assign_decode_host(queued)].append(queued)
-        return [
-            (queued.request, self._place(queued, decode))
+        chosen = [
+            choice
             for host, queue in self._decode_queues.items()
             if queue and host in asking
-            for queued, decode in self._engines.assign_decode(host, queue)
+            for choice in self._engines.assign_decode(host, queue)
+        ]
+        return [
+            (queued.request, self._place(queued, decode))
+            for queued, decode in sorted(chosen, key=lambda choice: choice[0].number)
         ]
 
     def _place(self, queued: Queued, decode: Engine) -> Placement:

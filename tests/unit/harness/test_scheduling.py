@@ -160,6 +160,17 @@ def test_path_choice_counts_what_the_same_round_placed() -> None:
     assert paths == ["prefill", "decode"] * 5
 
 
+def test_no_decode_host_finds_shorter_prefill_queues_than_another() -> None:
+    """Paths are chosen in the order of submission, not host by host."""
+    load = cluster(2, 4, 8)
+    scheduler = RequestScheduler(POLICIES["dual_path"], load, limits_of(load))
+    for turn_id in range(96):
+        scheduler.submit(request(turn_id))
+    placed = [placement for _, placement in scheduler.round([*load.prefill, *load.decode])]
+    reads = Counter(p.decode.host if p.path == "decode" else p.prefill.host for p in placed)
+    assert set(reads.values()) <= {15, 16, 17}  # host by host it would be 8 to 20
+
+
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)),
     count=st.integers(1, 60),

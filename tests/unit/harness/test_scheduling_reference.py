@@ -88,13 +88,14 @@ class NaiveScheduler:
                 else min(self.queues, key=self.decode_host_tokens)
             )
             self.queues[turn.decode_host].append(turn)
-        placed = []
+        placed: list[Turn] = []
         for host, queue in self.queues.items():
             while host in asking and queue and (engine := self.choose_decode(host, queue)):
                 turn = queue.pop(0)
                 turn.decode = engine
-                placed.append((turn.request, self.choose_path(turn)))
-        return placed
+                placed.append(turn)
+        placed.sort(key=lambda turn: turn.number)
+        return [(turn.request, self.choose_path(turn)) for turn in placed]
 
     def choose_prefill(self, asking: Collection[str]) -> Iterator[Turn]:
         for turn in [t for t in self.turns if t.prefill is None]:

@@ -57,8 +57,11 @@ def test_a_point_that_violates_the_slo(
     [
         pytest.param({5: 1.0, 25: 1.04}, 30, "steady", id="within the tolerance"),
         pytest.param({5: 1.0, 25: 0.96}, 30, "steady", id="below, within the tolerance"),
-        pytest.param({5: 1.0, 25: 1.06}, 30, None, id="still growing"),
-        pytest.param({5: 1.0, 25: 0.94}, 30, None, id="still falling"),
+        pytest.param({5: 3.0, 25: 3.2}, 30, None, id="still growing"),
+        pytest.param({5: 3.0, 25: 2.8}, 30, None, id="still falling"),
+        pytest.param({5: 1.0, 25: 1.27}, 30, "steady", id="ten times as much more is within the SLO"),
+        pytest.param({5: 1.0, 25: 1.28}, 30, None, id="ten times as much more is not"),
+        pytest.param({5: 0.06, 25: 0.09}, 30, "steady", id="the noise of few turns far below the SLO"),
         pytest.param({5: 1.0, 25: 1.0}, 29.99, None, id="the window before is not whole"),
         pytest.param({5: 1.0}, 30, None, id="nothing now"),
         pytest.param({25: 1.0}, 30, None, id="nothing before"),
@@ -73,7 +76,7 @@ def test_a_point_that_is_steady(ttft: dict[float, float], now_s: float, outcome:
 def test_a_point_that_is_never_steady_ends_at_the_limit() -> None:
     seen = PointWatch(RULES)
     for second in range(100):
-        seen.first_token(second, 0.001 * 1.1**second if second < 85 else 3.9)
+        seen.first_token(second, 0.5 + 0.034 * second)
         assert seen.decide(second) is None
     assert seen.decide(100) == "time_limit"
 
