@@ -27,21 +27,26 @@ class BufferArena:
 
     A large request is therefore never passed by small ones that would fit sooner. First fit, with
     neighbouring holes joined: as long as everything is freed again, it is one hole again.
+
+    ``slack_bytes`` of memory are never given out on top of ``buffer_bytes``, but make up for holes too small
+    for anyone: the buffer of an engine, which is paged, has none.
     """
 
-    def __init__(self, buffer_bytes: int, alignment: int) -> None:
+    def __init__(self, buffer_bytes: int, alignment: int, slack_bytes: int = 0) -> None:
         if buffer_bytes < 1 or alignment < 1 or alignment & (alignment - 1):
             raise ArenaError(
                 f"a buffer of {buffer_bytes} bytes aligned to {alignment}: expected >= 1 and a power of two"
             )
         self._alignment = alignment
-        self._capacity_bytes = -(-buffer_bytes // alignment) * alignment
-        memory = np.zeros(self._capacity_bytes + alignment, np.uint8)
+        self._capacity_bytes = self._rounded(buffer_bytes)
+        memory_bytes = self._capacity_bytes + self._rounded(slack_bytes)
+        memory = np.zeros(memory_bytes + alignment, np.uint8)
         first = -memory.ctypes.data % alignment
-        self.view: NDArray[np.uint8] = memory[first : first + self._capacity_bytes]
+        self.view: NDArray[np.uint8] = memory[first : first + memory_bytes]
         self.view.fill(0)  # maps every page now, not inside a measurement
-        self._holes: list[Allocation] = [Allocation(0, self._capacity_bytes)]
+        self._holes: list[Allocation] = [Allocation(0, memory_bytes)]
         self._held: dict[int, int] = {}
+        self._held_bytes = 0
         self._line: WaitingLine[Allocation] = WaitingLine()
 
     @property
@@ -51,12 +56,12 @@ class BufferArena:
 
     @property
     def free_bytes(self) -> int:
-        """Bytes not given out, in all holes together."""
-        return sum(hole.nbytes for hole in self._holes)
+        """What is left of the capacity."""
+        return self._capacity_bytes - self._held_bytes
 
     @property
     def holes(self) -> tuple[Allocation, ...]:
-        """The free parts, ascending; no two touch."""
+        """The memory not given out, ascending; no two parts touch."""
         return tuple(self._holes)
 
     async def allocate(self, nbytes: int) -> Allocation:
@@ -73,18 +78,23 @@ class BufferArena:
 
     def free(self, allocation: Allocation) -> None:
         """Give ``allocation`` back; those who wait are served."""
-        if self._held.pop(allocation.offset, None) is None:
+        held_bytes = self._held.pop(allocation.offset, None)
+        if held_bytes is None:
             raise ArenaError(f"{allocation} is not held: freed twice, or not of this arena")
-        self._join(Allocation(allocation.offset, self._rounded(allocation.nbytes)))
+        self._held_bytes -= held_bytes
+        self._join(Allocation(allocation.offset, held_bytes))
         self._line.serve()
 
     def _take(self, nbytes: int) -> Allocation | None:
         wanted = self._rounded(nbytes)
+        if wanted > self.free_bytes:
+            return None
         for at, hole in enumerate(self._holes):
             if hole.nbytes >= wanted:
                 rest = Allocation(hole.offset + wanted, hole.nbytes - wanted)
                 self._holes[at : at + 1] = [rest] if rest.nbytes else []
                 self._held[hole.offset] = wanted
+                self._held_bytes += wanted
                 return Allocation(hole.offset, nbytes)
         return None
 

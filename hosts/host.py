@@ -20,6 +20,7 @@ from hosts.transport import Connection, Region, Transport, open_transport
 from workloads.layout import Span
 
 _ALIGNMENT_BYTES = 4096
+_BUFFER_SLACK = 0.5
 _LOGGED_BLOCKS = 8
 _log = logging.getLogger("dualpath.host")
 
@@ -107,6 +108,7 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
         stack.push_async_callback(reads.close)
         transport = await open_transport(config.transport)
         stack.push_async_callback(transport.close)
-        arena = BufferArena(config.buffer_bytes, _ALIGNMENT_BYTES)
+        slack_bytes = int(config.buffer_bytes * _BUFFER_SLACK)
+        arena = BufferArena(config.buffer_bytes, _ALIGNMENT_BYTES, slack_bytes)
         region = transport.register(arena.view)
         yield Host(config, arena, region, storage, reads, transport)

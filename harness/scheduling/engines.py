@@ -57,21 +57,23 @@ class ScheduledEngines:
         self._limits = limits
         self._decode_hbm_tokens = limits.decode_hbm_tokens * sum(map(len, load.decode.values()))
         self._decode_buffer_tokens = limits.decode_buffer_tokens * len(load.decode)
+        self._decode_engines = sum(map(len, load.decode.values()))
 
     def assign_prefill(self, waiting: deque[Waiting], asking: Collection[str]) -> list[Queued]:
         """Engines on hosts with a short read queue first, then those with a long one; never overloaded.
 
         Within a class the least tokens, then the fewest requests, then the first. Read queues stand
         still meanwhile and tokens only grow, so the short class is used up before the long one. No more is
-        taken than all decode hosts together have room for: what would wait there for long would have been
-        given its prefill engine by the read queues of another time.
+        taken than all decode hosts together have room for, and one in line for each of their engines: what
+        waits there for long was given its prefill engine by the read queues of another time, but with nothing
+        in line, room on one host is offered to another, which has fewer tokens and no room.
         """
         queued: list[Queued] = []
         for engines in self._short_and_long(asking) if waiting else ():
             heap = [(e.tokens, e.requests, index, e) for index, e in enumerate(engines)]
             heapq.heapify(heap)
             while waiting and heap and heap[0][0] <= self._limits.beta_tokens:
-                if not self._decode_has_room_for(waiting[0].request):
+                if not (self._decode_has_line() or self._decode_has_room_for(waiting[0].request)):
                     return queued
                 _, _, index, engine = heap[0]
                 number, request = waiting.popleft()
@@ -79,6 +81,9 @@ class ScheduledEngines:
                 heapq.heapreplace(heap, (engine.tokens, engine.requests, index, engine))
                 queued.append(Queued(number, request, engine.engine))
         return queued
+
+    def _decode_has_line(self) -> bool:
+        return self._load.in_line < self._decode_engines
 
     def _decode_has_room_for(self, request: Request) -> bool:
         hbm_tokens = self._load.request_tokens + request.tokens

@@ -111,7 +111,8 @@ class ClusterLoad:
     ``decode_buffer_tokens``: prompts in a host's DE buffer, from the decode engine's choice until prefilled.
 
     Of all requests whose prefill engine is chosen, ``prompt_tokens`` counts the prompts that are not
-    prefilled and ``request_tokens`` all tokens of those that are not finished.
+    prefilled and ``request_tokens`` all tokens of those that are not finished; ``in_line`` are those without
+    a decode engine yet.
     """
 
     def __init__(self, prefill_hosts: Mapping[str, int], decode_hosts: Mapping[str, int]) -> None:
@@ -122,7 +123,7 @@ class ClusterLoad:
         self.read_tokens = dict(self.read_queue_tokens)
         self.decode_host_tokens = dict.fromkeys(decode_hosts, 0)
         self.decode_buffer_tokens = dict.fromkeys(decode_hosts, 0)
-        self.prompt_tokens = self.request_tokens = 0
+        self.prompt_tokens = self.request_tokens = self.in_line = 0
         self._holdings: dict[int, _Holding] = {}
 
     def assign_prefill(self, request: Request, engine: EngineLoad) -> None:
@@ -130,6 +131,7 @@ class ClusterLoad:
         engine.add(request.prompt_tokens)
         self.prompt_tokens += request.prompt_tokens
         self.request_tokens += request.tokens
+        self.in_line += 1
         self._holdings[request.turn_id] = _Holding(request, engine)
 
     def assign_decode_host(self, request: Request, host: str) -> None:
@@ -140,6 +142,7 @@ class ClusterLoad:
     def assign_decode(self, request: Request, engine: EngineLoad) -> None:
         """The decode engine is chosen: its HBM is taken."""
         engine.add(request.tokens)
+        self.in_line -= 1
         self.decode_buffer_tokens[engine.engine.host] += request.prompt_tokens
         self._holdings[request.turn_id].decode = engine
 
@@ -185,6 +188,8 @@ class ClusterLoad:
             self.decode_host_tokens[holding.decode_host] -= holding.request.tokens
         if holding.decode:
             holding.decode.remove(holding.request.tokens)
+        else:
+            self.in_line -= 1
 
 
 def _idle(hosts: Mapping[str, int]) -> dict[str, list[EngineLoad]]:

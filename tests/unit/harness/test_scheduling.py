@@ -151,6 +151,21 @@ def test_a_prefill_engine_is_chosen_when_the_decode_hosts_have_room() -> None:
     assert [placement.prefill.host for _, placement in scheduler.round(asking)] == ["p1"]
 
 
+def test_one_request_waits_in_line_for_each_decode_engine_and_no_more() -> None:
+    load = cluster(1, 2, 1)
+    scheduler = RequestScheduler(POLICIES["prefill_only"], load, limits_of(load, hbm=100))
+    for turn_id in range(8):
+        scheduler.submit(Request(turn_id, 1, 40, 9, 1))
+    assert [r.turn_id for r, _ in scheduler.round(["p0", "d0", "d1"])] == [0, 1, 2, 3]
+    assert load.in_line == 0
+    assert scheduler.round(["p0", "d0", "d1"]) == []
+    assert (load.in_line, scheduler.waiting) == (2, 4)
+    scheduler.finished(1)
+    assert [r.turn_id for r, _ in scheduler.round(["p0", "d0", "d1"])] == [5]
+    scheduler.drop_waiting()
+    assert load.in_line == 0
+
+
 def test_path_choice_counts_what_the_same_round_placed() -> None:
     load = cluster(1, 1, 8)
     scheduler = RequestScheduler(POLICIES["dual_path"], load, limits_of(load))

@@ -108,7 +108,10 @@ class NaiveScheduler:
                 able = {e: tokens for e, tokens in able.items() if sum(tokens) <= self.limits.beta_tokens}
                 alpha = self.limits.alpha_tokens
                 short = {e: able[e] for e in able if self.read_queue_tokens(e.host) <= alpha[e.host]}
-                if not able or not self.decode_has_room_for(turn.request):
+                in_line = sum(1 for t in self.turns if t.prefill and not t.decode)
+                if not able:
+                    return
+                if in_line >= len(self.decode) and not self.decode_has_room_for(turn.request):
                     return
                 engine = least_loaded(short or able)
             turn.prefill = engine

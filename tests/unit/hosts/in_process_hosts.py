@@ -124,7 +124,8 @@ class Hosts:
         """Every buffer is one hole again, and all HBM is free."""
         for name, agent in self._agents.items():
             host = agent._host
-            assert host.arena.holes == ((0, host.arena.capacity_bytes),)
+            assert host.arena.holes == ((0, host.arena.view.nbytes),)
+            assert host.arena.free_bytes == host.arena.capacity_bytes
             capacity_bytes = host.config.engine.kv_hbm_bytes
             assert [budget.free for budget in agent._prefill._hbm] == [capacity_bytes] * host.config.engines
             assert agent._decode._hbm_free_tokens == self._decode_hbm_tokens[name]

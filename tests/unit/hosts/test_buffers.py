@@ -19,12 +19,13 @@ CAPACITY_BYTES = 4096
         st.tuples(st.sampled_from(["ask", "free", "cancel"]), st.integers(1, CAPACITY_BYTES)), max_size=60
     ),
     alignment=st.sampled_from([1, 64, 512]),
+    slack_bytes=st.sampled_from([0, 1024, CAPACITY_BYTES]),
 )
 def test_any_history_keeps_parts_apart_and_ends_in_one_hole(
-    steps: list[tuple[str, int]], alignment: int
+    steps: list[tuple[str, int]], alignment: int, slack_bytes: int
 ) -> None:
     async def run() -> None:
-        arena = BufferArena(CAPACITY_BYTES, alignment)
+        arena = BufferArena(CAPACITY_BYTES, alignment, slack_bytes)
         asked: list[asyncio.Task[Allocation]] = []
         for step, number in steps:
             granted = [task for task in asked if task.done()]
@@ -48,13 +49,15 @@ def test_any_history_keeps_parts_apart_and_ends_in_one_hole(
             assert not waiting or not arena.holes or arena.free_bytes < CAPACITY_BYTES
         while asked:
             arena.free(await asked.pop(0))
-        assert arena.holes == (Allocation(0, CAPACITY_BYTES),)
+        assert arena.holes == (Allocation(0, CAPACITY_BYTES + slack_bytes),)
 
     asyncio.run(run())
 
 
 def _assert_sound(arena: BufferArena, held: list[Allocation], alignment: int) -> None:
-    used = np.zeros(CAPACITY_BYTES, int)
+    given_bytes = sum(-(-part.nbytes // alignment) * alignment for part in held)
+    assert arena.free_bytes == CAPACITY_BYTES - given_bytes >= 0
+    used = np.zeros(arena.view.nbytes, int)
     for part in (*held, *arena.holes):
         assert part.offset % alignment == 0
         used[part.offset : part.offset + part.nbytes] += 1
@@ -78,6 +81,24 @@ def test_a_large_request_is_not_passed_by_small_ones() -> None:
         arena.free(first)
         assert (await large).nbytes == 3500
         assert (await small).nbytes == 10
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("slack_bytes", "given"), [(0, False), (1024, True)])
+def test_slack_makes_up_for_holes_and_is_not_given_out(slack_bytes: int, given: bool) -> None:
+    async def run() -> None:
+        arena = BufferArena(CAPACITY_BYTES, 1, slack_bytes)
+        parts = [await arena.allocate(CAPACITY_BYTES // 8) for _ in range(8)]
+        for part in parts[::2]:
+            arena.free(part)
+        two_holes = asyncio.create_task(arena.allocate(CAPACITY_BYTES // 4))
+        all_there_is = asyncio.create_task(arena.allocate(CAPACITY_BYTES // 4 + 1))
+        await asyncio.sleep(0)
+        assert two_holes.done() is given
+        assert not all_there_is.done()
+        for task in (two_holes, all_there_is):
+            task.cancel()
 
     asyncio.run(run())
 
