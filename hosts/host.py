@@ -21,6 +21,7 @@ from workloads.layout import Span
 
 _ALIGNMENT_BYTES = 4096
 _BUFFER_SLACK = 0.5
+"""Memory beside the buffer, as a share of it, that makes up for holes."""
 _LOGGED_BLOCKS = 8
 _log = logging.getLogger("dualpath.host")
 

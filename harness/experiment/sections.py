@@ -62,9 +62,9 @@ class Online(Section, frozen=True):
 
     A point violates the SLO when the mean TTFT or TPOT of the last ``window_s`` is above its limit, and
     is steady when that TTFT is within ``tolerance`` of the one ``lookback_s`` before, or so far below the
-    limit that it would take ten times as long to get there. Either the points
-    ``agents_per_s``, or, if none are given, a bisection for the highest within the SLO, from ``search_from``
-    to ``search_to``, until the bracket is narrower than ``resolution``.
+    limit that it would take ten times as long to get there. Either the points ``agents_per_s``, or, if none
+    are given, a bisection for the highest within the SLO, from ``search_from`` to ``search_to``, until the
+    bracket is narrower than ``resolution``.
     """
 
     agents_per_s: tuple[AboveZero, ...] = ()

@@ -55,9 +55,9 @@ class ScheduledEngines:
     def __init__(self, load: ClusterLoad, limits: Limits) -> None:
         self._load = load
         self._limits = limits
-        self._decode_hbm_tokens = limits.decode_hbm_tokens * sum(map(len, load.decode.values()))
-        self._decode_buffer_tokens = limits.decode_buffer_tokens * len(load.decode)
         self._decode_engines = sum(map(len, load.decode.values()))
+        self._decode_hbm_tokens = limits.decode_hbm_tokens * self._decode_engines
+        self._decode_buffer_tokens = limits.decode_buffer_tokens * len(load.decode)
 
     def assign_prefill(self, waiting: deque[Waiting], asking: Collection[str]) -> list[Queued]:
         """Engines on hosts with a short read queue first, then those with a long one; never overloaded.

@@ -88,8 +88,8 @@ class Device:
                 limit = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft} bytes"
                 raise MemoryError(
                     f"{self.port}: cannot register {np.frombuffer(buffer, np.uint8).nbytes} bytes: {error}; "
-                    f"the limit of locked "
-                    f"memory is {limit}: raise memlock (ulimit -l, /etc/security/limits.d, LimitMEMLOCK=)"
+                    f"the limit of locked memory is {limit}: raise memlock (ulimit -l, "
+                    "/etc/security/limits.d, LimitMEMLOCK=)"
                 ) from error
             raise
 
@@ -106,8 +106,7 @@ class Device:
             possible = ", ".join(str(size) for size in _MTU_CODES if size <= active)
             raise PortError(
                 f"{self.port}: MTU of {wanted} bytes asked for, its active MTU is {active}; expected one of "
-                f"{possible}, "
-                "or a larger MTU on its interface and the switches between"
+                f"{possible}, or a larger MTU on its interface and the switches between"
             )
         return wanted
 

@@ -186,7 +186,7 @@ class Endpoint:
             self._pair_of[completion.qp_num].post_recv(self._nowhere)
             self._on_message(socket.ntohl(completion.imm_data))
         else:
-            queue.completed(completion.wr_id)
+            queue.completed()
 
     def lose(self, reason: str) -> None:
         """End the connection: everything outstanding fails for ``reason``, and touches no memory any more."""

@@ -66,7 +66,6 @@ def _why(error: ImportError) -> str:
     if "No module named" in message and "pyverbs." in message:
         return (
             f"pyverbs here is not built for Python {sys.version_info.major}.{sys.version_info.minor} "
-            f"({message}); "
-            f"use the distribution's Python, or {_INSTALL} for this one"
+            f"({message}); use the distribution's Python, or {_INSTALL} for this one"
         )
     return f"pyverbs does not load ({message}); {_INSTALL}"

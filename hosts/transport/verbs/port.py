@@ -93,8 +93,7 @@ def _with_address(address: str, config: VerbsConfig, sysfs: Path) -> Port:
         return _port(found, 0, entries.get(0, _NULL_GID))
     raise PortError(
         f"no RDMA device has the address {address} (GID {wanted}); found {_listed(sysfs)}; name the NIC's "
-        f"device, "
-        "or give its interface that address"
+        "device, or give its interface that address"
     )
 
 

@@ -110,7 +110,7 @@ class SendQueue:
         if operation.completed == operation.posted and not operation.settled.done():
             operation.settled.set_result(None)
 
-    def completed(self, wr_id: int) -> None:
+    def completed(self) -> None:
         """The oldest list has completed."""
         posted = self._posted.popleft()
         operation = posted.operation

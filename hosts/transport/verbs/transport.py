@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
 import msgspec
@@ -302,15 +303,15 @@ class VerbsTransport:
         if hello.mtu_bytes != self._config.verbs.mtu_bytes:
             found, here = hello.mtu_bytes, self._config.verbs.mtu_bytes
             return (
-                f"MTU mismatch: mtu_bytes {found} there, {here} on {self.device.port} here; "
-                f"configure both ends alike"
+                f"MTU mismatch: mtu_bytes {found} there, {here} on {self.device.port} here; configure both "
+                "ends alike"
             )
         return None
 
-    def _deliver_from(self, peer: str):  # type: ignore[no-untyped-def]
+    def _deliver_from(self, peer: str) -> Callable[[bytes], str | None]:
         return lambda payload: deliver(self._handler, peer, payload)
 
-    def _watch(self, work) -> None:  # type: ignore[no-untyped-def]
+    def _watch(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)

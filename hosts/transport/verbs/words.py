@@ -34,7 +34,6 @@ def status_in_words(status: int, port: Port) -> str:
     if status == _RETRY_EXCEEDED:
         words += (
             f" (is its host up? {port} here is {port_state(port) or 'gone'}; a path MTU above that of a "
-            f"switch "
-            "on the way has the same effect)"
+            "switch on the way has the same effect)"
         )
     return f"{words} [status {status}, {port}]"
