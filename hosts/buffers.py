@@ -46,7 +46,6 @@ class BufferArena:
         self.view.fill(0)  # maps every page now, not inside a measurement
         self._holes: list[Allocation] = [Allocation(0, memory_bytes)]
         self._held: dict[int, int] = {}
-        self._held_bytes = 0
         self._line: WaitingLine[Allocation] = WaitingLine()
 
     @property
@@ -57,7 +56,7 @@ class BufferArena:
     @property
     def free_bytes(self) -> int:
         """What is left of the capacity."""
-        return self._capacity_bytes - self._held_bytes
+        return self._capacity_bytes - sum(self._held.values())
 
     @property
     def holes(self) -> tuple[Allocation, ...]:
@@ -81,7 +80,6 @@ class BufferArena:
         held_bytes = self._held.pop(allocation.offset, None)
         if held_bytes is None:
             raise ArenaError(f"{allocation} is not held: freed twice, or not of this arena")
-        self._held_bytes -= held_bytes
         self._join(Allocation(allocation.offset, held_bytes))
         self._line.serve()
 
@@ -94,7 +92,6 @@ class BufferArena:
                 rest = Allocation(hole.offset + wanted, hole.nbytes - wanted)
                 self._holes[at : at + 1] = [rest] if rest.nbytes else []
                 self._held[hole.offset] = wanted
-                self._held_bytes += wanted
                 return Allocation(hole.offset, nbytes)
         return None
 
