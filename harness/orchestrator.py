@@ -50,7 +50,7 @@ def measure(experiment: Experiment, directory: Path, choice: ModeChoice, progres
     run = Run(preparation, store, progress)
     with run.recorded():
         run.begin(f"raising the cluster ({choice.mode.replace('_', ' ')})")
-        with open_cluster(preparation.cluster_spec, choice.mode) as cluster:
+        with open_cluster(preparation.cluster_spec, choice.mode, cache=experiment.storage.cache) as cluster:
             cluster.enter_control_namespace()
             try:
                 asyncio.run(_measure_on(run, cluster))

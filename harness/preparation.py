@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.cluster import Cluster, ClusterError, ClusterHost, ClusterSpec
+from harness.cluster import Cluster, ClusterError, ClusterHost, ClusterSpec, HighClass
 from harness.experiment import Experiment, ExperimentError, HardwareProfile, load_profile
 from harness.feasibility import bottlenecks, check_buffers, check_hbm
 from harness.scale_model import ScaleModel, scale
@@ -110,6 +110,7 @@ class Preparation:
     def host_config(self, cluster: Cluster, host: ClusterHost) -> HostConfig:
         """What the agent on ``host`` is told."""
         scale, measurement = self.scale, self.experiment.measurement
+        storage, transport = self.experiment.storage, self.experiment.transport
         storage_host = host.role == "storage"
         over_http = bool(cluster.storage_url) and not storage_host
         return HostConfig(
@@ -122,15 +123,21 @@ class Preparation:
                 kind="http" if over_http else "posix",
                 url=cluster.storage_url if over_http else "",
                 root="" if over_http else str(cluster.storage_root),
-                read_streams=self.experiment.storage.read_streams,
-                read_chunk_bytes=self.experiment.storage.read_chunk_bytes,
+                read_streams=storage.read_streams,
+                read_chunk_bytes=storage.read_chunk_bytes,
+                cache=storage.cache,
+                engine=storage.engine,
                 pace_bytes_per_s=0.0 if storage_host else cluster.storage_pace_bytes_per_s,
             ),
             transport=TransportConfig(
-                kind="tcp",
+                kind="tcp" if storage_host else transport.kind,
                 bind_address=host.compute_address or host.management_address,
+                timeout_s=transport.timeout_s,
                 pace_bytes_per_s=cluster.compute_pace_bytes_per_s,
+                classes=transport.classes,
+                verbs=transport.verbs,
             ),
+            buffer_pages="base" if storage_host else transport.buffer_pages,
             nics=tuple(NicConfig(nic.name, nic.network) for nic in host.nics),
             engine=scale.engines["decode" if host.role == "decode" else "prefill"],
             fetch_interval_s=self.fetch_interval_s,
@@ -176,6 +183,7 @@ def _cluster_spec(experiment: Experiment, scaled: ScaleModel) -> ClusterSpec:
             decode_hosts=experiment.cluster.decode_hosts,
             storage_nic_bytes_per_s=scaled.storage_nic_bytes_per_s,
             compute_nic_bytes_per_s=scaled.compute_nic_bytes_per_s,
+            high_class=HighClass(tos=experiment.transport.classes["high"].traffic_class),
         )
     except ClusterError as error:
         raise ExperimentError(

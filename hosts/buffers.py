@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hosts.config import PageKind
+from hosts.memory import mapped
 from hosts.waiting_line import WaitingLine
 
 
@@ -32,7 +34,9 @@ class BufferArena:
     for anyone: the buffer of an engine, which is paged, has none.
     """
 
-    def __init__(self, buffer_bytes: int, alignment: int, slack_bytes: int = 0) -> None:
+    def __init__(
+        self, buffer_bytes: int, alignment: int, slack_bytes: int = 0, pages: PageKind = "base"
+    ) -> None:
         if buffer_bytes < 1 or alignment < 1 or alignment & (alignment - 1):
             raise ArenaError(
                 f"a buffer of {buffer_bytes} bytes aligned to {alignment}: expected >= 1 and a power of two"
@@ -40,10 +44,9 @@ class BufferArena:
         self._alignment = alignment
         self._capacity_bytes = self._rounded(buffer_bytes)
         memory_bytes = self._capacity_bytes + self._rounded(slack_bytes)
-        memory = np.zeros(memory_bytes + alignment, np.uint8)
+        memory = mapped(memory_bytes + alignment, pages)
         first = -memory.ctypes.data % alignment
         self.view: NDArray[np.uint8] = memory[first : first + memory_bytes]
-        self.view.fill(0)  # maps every page now, not inside a measurement
         self._holes: list[Allocation] = [Allocation(0, memory_bytes)]
         self._held: dict[int, int] = {}
         self._line: WaitingLine[Allocation] = WaitingLine()

@@ -8,6 +8,9 @@ import msgspec
 
 Network = Literal["management", "storage", "compute"]
 TrafficClass = Literal["low", "high"]
+PageKind = Literal["base", "transparent", "hugetlb"]
+"""Pages behind a buffer: the kernel's ordinary ones, huge ones where it can make some (madvise(2)), or huge
+ones from its reserved pool."""
 
 
 class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,6 +26,11 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.layers * self.layer_block_bytes
 
 
+CacheMode = Literal["page", "direct"]
+ReadEngine = Literal["io_uring", "threads"]
+TransportKind = Literal["tcp", "verbs", "memory"]
+
+
 class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the KV store is: ``url`` for http, ``root`` for posix.
 
@@ -36,8 +44,8 @@ class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     root: str = ""
     read_streams: int = 4
     read_chunk_bytes: int = 256 * 1024
-    cache: Literal["page", "direct"] = "page"
-    engine: Literal["io_uring", "threads"] = "io_uring"
+    cache: CacheMode = "page"
+    engine: ReadEngine = "io_uring"
     timeout_s: float = 10.0
     pace_bytes_per_s: float = 0.0
 
@@ -56,6 +64,11 @@ class ClassMark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 EXPEDITED_FORWARDING = 0xB8
 """DSCP 46 (RFC 3246) in its place in the byte."""
+
+
+def default_classes() -> dict[TrafficClass, ClassMark]:
+    """KV low and unmarked, model communication high and expedited."""
+    return {"low": ClassMark(0, 0), "high": ClassMark(1, EXPEDITED_FORWARDING)}
 
 
 class VerbsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,13 +96,11 @@ class VerbsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TransportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How Layer Blocks move; ``pace_bytes_per_s`` as in `StorageConfig`."""
 
-    kind: Literal["tcp", "memory", "verbs"]
+    kind: TransportKind
     bind_address: str = "127.0.0.1"
     timeout_s: float = 10.0
     pace_bytes_per_s: float = 0.0
-    classes: dict[TrafficClass, ClassMark] = msgspec.field(
-        default_factory=lambda: {"low": ClassMark(0, 0), "high": ClassMark(1, EXPEDITED_FORWARDING)}
-    )
+    classes: dict[TrafficClass, ClassMark] = msgspec.field(default_factory=default_classes)
     verbs: VerbsConfig = VerbsConfig()
 
 

@@ -110,6 +110,6 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
         transport = await open_transport(config.transport)
         stack.push_async_callback(transport.close)
         slack_bytes = int(config.buffer_bytes * _BUFFER_SLACK)
-        arena = BufferArena(config.buffer_bytes, _ALIGNMENT_BYTES, slack_bytes)
+        arena = BufferArena(config.buffer_bytes, _ALIGNMENT_BYTES, slack_bytes, config.buffer_pages)
         region = transport.register(arena.view)
         yield Host(config, arena, region, storage, reads, transport)

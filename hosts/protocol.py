@@ -14,7 +14,15 @@ from typing import Literal
 
 import msgspec
 
-from hosts.config import EngineConfig, Geometry, Network, NicConfig, StorageConfig, TransportConfig
+from hosts.config import (
+    EngineConfig,
+    Geometry,
+    Network,
+    NicConfig,
+    PageKind,
+    StorageConfig,
+    TransportConfig,
+)
 from hosts.transport.base import RemoteRegion
 from workloads.layout import BlockRange, Span
 
@@ -50,6 +58,7 @@ class HostConfig(_Message, frozen=True):
     engines: int
     geometry: Geometry
     buffer_bytes: int
+    buffer_pages: PageKind
     storage: StorageConfig
     transport: TransportConfig
     nics: tuple[NicConfig, ...]

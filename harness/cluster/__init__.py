@@ -16,15 +16,15 @@ from harness.cluster.ledger import cleanup
 from harness.cluster.loopback import LoopbackCluster
 from harness.cluster.modes import Mode, ModeChoice, inside_user_namespace, probe, reexec_in_user_namespace
 from harness.cluster.processes import wait_exit
-from harness.cluster.storage_server import CacheMode
-from harness.cluster.topology import ClusterSpec, Nic
+from harness.cluster.topology import ClusterSpec, HighClass, Nic
+from hosts.config import CacheMode
 
 __all__ = [
-    "CacheMode",
     "Cluster",
     "ClusterError",
     "ClusterHost",
     "ClusterSpec",
+    "HighClass",
     "Mode",
     "ModeChoice",
     "Nic",

@@ -15,8 +15,8 @@ from harness.cluster.errors import ClusterError
 from harness.cluster.ledger import RunClaim
 from harness.cluster.modes import Mode
 from harness.cluster.processes import RunProcesses
-from harness.cluster.storage_server import CacheMode
 from harness.cluster.topology import ClusterSpec, Nic, Role
+from hosts.config import CacheMode
 
 
 @dataclass(frozen=True)

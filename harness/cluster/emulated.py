@@ -28,7 +28,7 @@ class EmulatedCluster(Cluster):
         for endpoint in topology.endpoints:
             namespace = self._namespaces[endpoint.name] = NetworkNamespace()
             resources.callback(namespace.close)
-        connect_all(topology, switch, self._namespaces, self.spec.high_class_share)
+        connect_all(topology, switch, self._namespaces, self.spec.high_class)
         self.control_address = topology.control.address("management")
         self.hosts = tuple(
             ClusterHost(

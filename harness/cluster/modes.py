@@ -15,7 +15,7 @@ from typing import Literal, NoReturn, get_args
 
 from harness.cluster.errors import ClusterError
 from harness.cluster.shaping import shaping_commands
-from harness.cluster.topology import Nic
+from harness.cluster.topology import HighClass, Nic
 
 Mode = Literal["network_namespaces", "user_namespaces", "loopback"]
 MODE_VARIABLE = "DUALPATH_MODE"
@@ -87,7 +87,7 @@ def _obstacle(mode: Mode) -> str | None:
     links = ["link add name br-x type bridge", "link add name x0 type veth peer name x1"]
     nic = Nic("x0", "compute", "", bytes_per_s=1e7)
     script = f"ip -batch - <<'EOF' && exec tc -batch - <<'END'\n{_lines(links)}EOF\n"
-    script += f"{_lines(shaping_commands('x0', nic, high_class_share=0.99))}END\n"
+    script += f"{_lines(shaping_commands('x0', nic, HighClass()))}END\n"
     argv = ["unshare", *isolation, "--", "sh", "-c", script]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S)

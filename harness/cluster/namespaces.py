@@ -18,7 +18,8 @@ from typing import TypeVar
 
 from harness.cluster.errors import ClusterError
 from harness.cluster.shaping import GSO_MAX_BYTES, shaping_commands
-from harness.cluster.topology import NIC_NAMES, PREFIX_BITS, Endpoint, Network, Topology
+from harness.cluster.topology import NIC_NAMES, PREFIX_BITS, Endpoint, HighClass, Topology
+from hosts.config import Network
 
 _CLONE_NEWNET = 0x40000000
 _THREAD_NAMESPACE = "/proc/thread-self/ns/net"
@@ -82,19 +83,17 @@ def connect_all(
     topology: Topology,
     switch: NetworkNamespace,
     namespaces: dict[str, NetworkNamespace],
-    high_class_share: float,
+    high_class: HighClass,
 ) -> None:
     """Bridges in ``switch``, a shaped link to each NIC, addresses; ``namespaces`` by endpoint name."""
     run_batch(switch, "ip", switch_commands(topology, {n: ns.path for n, ns in namespaces.items()}))
     ports = [(port(nic.network, e.name), nic) for e in topology.endpoints for nic in e.nics]
-    run_batch(switch, "tc", [line for p, nic in ports for line in shaping_commands(p, nic, high_class_share)])
+    run_batch(switch, "tc", [line for p, nic in ports for line in shaping_commands(p, nic, high_class)])
     for endpoint in topology.endpoints:
         namespace = namespaces[endpoint.name]
         namespace.run(_apply_tcp_settings)
         run_batch(namespace, "ip", host_commands(endpoint))
-        shaping = [
-            line for nic in endpoint.nics for line in shaping_commands(nic.name, nic, high_class_share)
-        ]
+        shaping = [line for nic in endpoint.nics for line in shaping_commands(nic.name, nic, high_class)]
         run_batch(namespace, "tc", shaping)
 
 

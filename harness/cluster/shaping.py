@@ -7,10 +7,7 @@ rate with two leaves (paper section 5, appendix A.1: about 99:1), both allowed t
 
 from __future__ import annotations
 
-from harness.cluster.topology import Nic
-
-DSCP_EF_TOS = 0xB8
-"""IP TOS byte of the high traffic class: DSCP 46, expedited forwarding (RFC 3246)."""
+from harness.cluster.topology import HighClass, Nic
 
 GSO_MAX_BYTES = 16 * 1024
 """Largest segment handed to a link at once. HTB charges every MTU-sized frame in it with its headers,
@@ -22,7 +19,7 @@ _MIN_QUEUE_BYTES = 8 * GSO_MAX_BYTES
 _QUEUE_S = 0.02
 
 
-def shaping_commands(device: str, nic: Nic, high_class_share: float) -> list[str]:
+def shaping_commands(device: str, nic: Nic, high_class: HighClass) -> list[str]:
     """``tc`` batch lines giving ``device``, one end of ``nic``'s link, the NIC's rate; none if unshaped."""
     if nic.bytes_per_s is None:
         return []
@@ -32,15 +29,14 @@ def shaping_commands(device: str, nic: Nic, high_class_share: float) -> list[str
             f"qdisc add dev {device} root handle 1: htb default 10",
             *_class(device, "1:", "1:10", rate, rate, leaf=True),
         ]
-    low_share = 1 - high_class_share
     return [
         f"qdisc add dev {device} root handle 1: htb default 20",
         *_class(device, "1:", "1:1", rate, rate),
-        *_class(device, "1:1", "1:10", rate * high_class_share, rate, priority=0, leaf=True),
-        *_class(device, "1:1", "1:20", rate * low_share, rate, priority=7, leaf=True),
+        *_class(device, "1:1", "1:10", rate * high_class.share, rate, priority=0, leaf=True),
+        *_class(device, "1:1", "1:20", rate * (1 - high_class.share), rate, priority=7, leaf=True),
         # The two low bits of the byte are ECN's, not the class's (RFC 3168).
         f"filter add dev {device} parent 1: protocol ip prio 1 u32"
-        f" match ip dsfield {DSCP_EF_TOS:#x} 0xfc flowid 1:10",
+        f" match ip dsfield {high_class.tos:#x} 0xfc flowid 1:10",
     ]
 
 

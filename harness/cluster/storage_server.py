@@ -11,14 +11,13 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import Literal
 
 from harness.cluster.errors import ClusterError
 from harness.cluster.namespaces import NetworkNamespace
 from harness.cluster.processes import RunProcesses
+from hosts.config import CacheMode
 
 STORAGE_PORT = 8080
-CacheMode = Literal["page", "direct"]
 
 _PROGRAM = "nginx"
 # Often outside an ordinary user's PATH.

@@ -8,11 +8,11 @@ exist only inside a run's own namespaces, so two runs use the same ones without 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from harness.cluster.errors import ClusterError
+from hosts.config import EXPEDITED_FORWARDING, Network
 
-Network = Literal["management", "storage", "compute"]
 Role = Literal["prefill", "decode", "storage"]
 
 SUBNETS: dict[Network, str] = {
@@ -29,11 +29,21 @@ _FIRST_NUMBER = {"prefill": 10, "decode": 100}
 MAX_HOSTS_PER_ROLE = 64
 
 
+class HighClass(NamedTuple):
+    """The high traffic class of compute NICs: the ``share`` kept for it (paper section 5: about 99 %), and
+    the IP TOS byte that tells its packets."""
+
+    share: float = 0.99
+    tos: int = EXPEDITED_FORWARDING
+
+
+DEFAULT_HIGH_CLASS = HighClass()
+
+
 @dataclass(frozen=True)
 class ClusterSpec:
     """What to emulate. Rates are link rates, one direction, frame headers included, in bytes a second.
 
-    ``high_class_share`` of a compute NIC is kept for the high traffic class (paper section 5: about 99 %).
     Raises ClusterError for values that no cluster can have.
     """
 
@@ -41,7 +51,7 @@ class ClusterSpec:
     decode_hosts: int
     storage_nic_bytes_per_s: float
     compute_nic_bytes_per_s: float
-    high_class_share: float = 0.99
+    high_class: HighClass = DEFAULT_HIGH_CLASS
 
     def __post_init__(self) -> None:
         for name in ("prefill_hosts", "decode_hosts"):
@@ -53,8 +63,8 @@ class ClusterSpec:
             # Slower, and the 16 KiB that HTB lets through at once would be seconds of the link.
             if not 10_000 <= rate < 1e12:
                 raise ClusterError(f"{name}: found {rate:g}, expected 10 kB/s to 1 TB/s")
-        if not 0 < self.high_class_share < 1:
-            raise ClusterError(f"high_class_share: found {self.high_class_share:g}, expected between 0 and 1")
+        if not 0 < self.high_class.share < 1:
+            raise ClusterError(f"high_class.share: found {self.high_class.share:g}, expected between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from harness.experiment.sections import (
     Scale,
     SchedulerConstants,
     Storage,
+    Transport,
     Variant,
     Workload,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Scale",
     "SchedulerConstants",
     "Storage",
+    "Transport",
     "Variant",
     "Workload",
     "load_experiment",

@@ -7,6 +7,7 @@ from typing import get_args
 
 from harness.experiment.errors import did_you_mean
 from harness.experiment.sections import Experiment, PolicyName
+from hosts.config import TrafficClass
 
 
 def problems(experiment: Experiment) -> Iterator[str]:
@@ -14,6 +15,7 @@ def problems(experiment: Experiment) -> Iterator[str]:
     yield from _check_workload(experiment)
     yield from _check_policies(experiment)
     yield from _check_arrivals(experiment)
+    yield from _check_classes(experiment)
 
 
 def _check_workload(experiment: Experiment) -> Iterator[str]:
@@ -73,3 +75,9 @@ def _check_arrivals(experiment: Experiment) -> Iterator[str]:
             f"online.limit_s: found {online.limit_s:g}, expected at least window_s + lookback_s = "
             f"{least_s:g}; before that, no point can be steady"
         )
+
+
+def _check_classes(experiment: Experiment) -> Iterator[str]:
+    for name in get_args(TrafficClass):
+        if name not in experiment.transport.classes:
+            yield f"transport.classes: found no '{name}', expected how both classes are marked"

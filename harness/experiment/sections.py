@@ -9,6 +9,16 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import force_setattr
 
+from hosts.config import (
+    CacheMode,
+    ClassMark,
+    PageKind,
+    ReadEngine,
+    TrafficClass,
+    VerbsConfig,
+    default_classes,
+)
+
 PolicyName = Literal["prefill_only", "dual_path", "decode_only", "round_robin", "oracle", "split"]
 Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -119,10 +129,30 @@ class Variant(Section, frozen=True):
 
 
 class Storage(Section, frozen=True):
-    """Streams and chunk of each host's read queue (bytes as moved)."""
+    """Streams and chunk of each host's read queue (bytes as moved).
+
+    ``cache``: whether the storage host reads through its page cache or past it; ``engine``: how a host reads
+    files, where it does itself.
+    """
 
     read_streams: Positive = 4
     read_chunk_bytes: Annotated[int, Meta(ge=4096)] = 256 * 1024
+    cache: CacheMode = "page"
+    engine: ReadEngine = "io_uring"
+
+
+class Transport(Section, frozen=True):
+    """What moves Layer Blocks between hosts. A peer that is silent for ``timeout_s`` (wall clock) is lost.
+
+    ``buffer_pages`` are behind the hosts' buffers; ``classes`` are how the traffic classes are marked;
+    ``verbs`` is for ``kind = "verbs"``.
+    """
+
+    kind: Literal["tcp", "verbs"] = "tcp"
+    timeout_s: AboveZero = 10.0
+    buffer_pages: PageKind = "transparent"
+    classes: dict[TrafficClass, ClassMark] = msgspec.field(default_factory=default_classes)
+    verbs: VerbsConfig = VerbsConfig()
 
 
 class Measurement(Section, frozen=True):
@@ -155,6 +185,7 @@ class Experiment(Section, frozen=True):
     scale: Scale
     description: str = ""
     storage: Storage = Storage()
+    transport: Transport = Transport()
     request_scheduler: SchedulerConstants = SchedulerConstants()
     variants: dict[str, Variant] = {}
     measurement: Measurement = Measurement()

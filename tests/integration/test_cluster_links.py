@@ -12,7 +12,7 @@ import pytest
 
 from harness.cluster import ClusterSpec, probe
 from harness.cluster.emulated import EmulatedCluster
-from harness.cluster.shaping import DSCP_EF_TOS
+from hosts.config import EXPEDITED_FORWARDING
 
 OBSTACLE = probe().unavailable.get("network_namespaces")
 pytestmark = [
@@ -130,7 +130,7 @@ def test_receiving_nic_is_the_limit_when_two_send(cluster: EmulatedCluster) -> N
 
 def test_high_class_takes_the_link_and_the_low_one_gets_it_back(cluster: EmulatedCluster) -> None:
     low = Flow(cluster, "p0", "d0")
-    high = Flow(cluster, "p0", "d0", tos=DSCP_EF_TOS)
+    high = Flow(cluster, "p0", "d0", tos=EXPEDITED_FORWARDING)
     high_rate, low_rate = rates(lambda: high.received_bytes, lambda: low.received_bytes)
     high.stop()
     (low_alone,) = rates(lambda: low.received_bytes)

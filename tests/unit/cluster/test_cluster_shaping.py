@@ -4,17 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.cluster.shaping import shaping_commands
-from harness.cluster.topology import Network, Nic
+from harness.cluster.topology import HighClass, Nic
+from hosts.config import Network
 
 rates = st.floats(min_value=10_000, max_value=1e11)
 
 
 def test_an_unshaped_nic_needs_nothing() -> None:
-    assert shaping_commands("mgmt0", Nic("mgmt0", "management", "10.77.0.1"), 0.99) == []
+    assert shaping_commands("mgmt0", Nic("mgmt0", "management", "10.77.0.1"), HighClass()) == []
 
 
 def test_storage_nic_is_one_class_at_link_rate() -> None:
-    assert shaping_commands("stor0", Nic("stor0", "storage", "10.78.0.10", 12.5e6), 0.99) == [
+    assert shaping_commands("stor0", Nic("stor0", "storage", "10.78.0.10", 12.5e6), HighClass()) == [
         "qdisc add dev stor0 root handle 1: htb default 10",
         "class add dev stor0 parent 1: classid 1:10 htb rate 12500000bps ceil 12500000bps"
         " burst 16384b cburst 16384b quantum 16384 prio 0",
@@ -23,7 +24,7 @@ def test_storage_nic_is_one_class_at_link_rate() -> None:
 
 
 def test_compute_nic_has_two_classes_that_borrow_up_to_link_rate() -> None:
-    commands = shaping_commands("comp0", Nic("comp0", "compute", "10.79.0.10", 20e6), 0.99)
+    commands = shaping_commands("comp0", Nic("comp0", "compute", "10.79.0.10", 20e6), HighClass())
     assert commands[0].endswith("htb default 20")
     assert "classid 1:10 htb rate 19800000bps ceil 20000000bps" in commands[2]
     assert commands[2].endswith("prio 0")
@@ -34,7 +35,7 @@ def test_compute_nic_has_two_classes_that_borrow_up_to_link_rate() -> None:
 
 @given(rates, st.floats(min_value=0.01, max_value=0.99), st.sampled_from(["storage", "compute"]))
 def test_children_share_the_link_and_queues_are_bounded(rate: float, share: float, network: Network) -> None:
-    text = "\n".join(shaping_commands("x0", Nic("x0", network, "", rate), share))
+    text = "\n".join(shaping_commands("x0", Nic("x0", network, "", rate), HighClass(share)))
     leaves = [int(r) for r in re.findall(r"classid 1:[12]0 htb rate (\d+)bps", text)]
     assert abs(sum(leaves) - rate) <= 2
     assert {int(c) for c in re.findall(r"ceil (\d+)bps", text)} == {round(rate)}

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from harness.cluster.errors import ClusterError
 from harness.cluster.namespaces import host_commands, port, switch_commands
-from harness.cluster.topology import MAX_HOSTS_PER_ROLE, PREFIX_BITS, SUBNETS, ClusterSpec, lay_out
+from harness.cluster.topology import MAX_HOSTS_PER_ROLE, PREFIX_BITS, SUBNETS, ClusterSpec, HighClass, lay_out
 
 host_counts = st.integers(min_value=1, max_value=MAX_HOSTS_PER_ROLE)
 
@@ -72,7 +72,7 @@ def test_switch_puts_each_far_end_into_its_host() -> None:
         ((1, 65, 1e7, 1e7), "decode_hosts: found 65"),
         ((1, 1, -1.0, 1e7), "storage_nic_bytes_per_s: found -1"),
         ((1, 1, 1e7, float("nan")), "compute_nic_bytes_per_s: found nan"),
-        ((1, 1, 1e7, 1e7, 1.0), "high_class_share: found 1"),
+        ((1, 1, 1e7, 1e7, HighClass(1.0)), "high_class.share: found 1"),
     ],
 )
 def test_impossible_clusters_are_refused(arguments: tuple[float, ...], complaint: str) -> None:

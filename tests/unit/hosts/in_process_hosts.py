@@ -73,6 +73,7 @@ def config(host: str, **change: Any) -> HostConfig:
             engines=2,
             geometry=GEOMETRY,
             buffer_bytes=1 << 18,
+            buffer_pages="base",
             storage=StorageConfig("memory", read_chunk_bytes=100),
             transport=TransportConfig("memory"),
             nics=(),
