@@ -87,7 +87,7 @@ class VerbsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gid_index: int = -1
     mtu_bytes: int = 0
     queue_pairs: int = 1
-    send_depth: int = 512
+    send_depth: int = 1024
     max_entries: int = 16
     inline_bytes: int = 64
     completion: Literal["events", "polling"] = "events"

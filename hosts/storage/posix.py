@@ -91,7 +91,7 @@ class PosixStorage:
         return engine, DirectReads(reads, direct_alignment(self._root)) if self._direct else reads
 
     def register(self, buffer: memoryview) -> None:
-        """Tell the kernel of a buffer that most reads will go to, so that it is pinned once."""
+        """See `Storage.register`: io_uring pins it once, instead of at every read."""
         if self._ring is not None:
             try:
                 self._ring.register(buffer)

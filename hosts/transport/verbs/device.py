@@ -17,7 +17,6 @@ from pyverbs.pyverbs_error import PyverbsRDMAError
 from hosts.config import TransportConfig
 from hosts.transport.base import Bytes, Region, RemoteRegion
 from hosts.transport.verbs.port import PortError, find_port
-from hosts.transport.verbs.work_requests import SendList
 
 _ACCESS_LOCAL = 1  # IBV_ACCESS_LOCAL_WRITE
 _ACCESS_REMOTE = 1 | 2 | 4  # and remote write and read
@@ -66,9 +65,9 @@ class Device:
                 ) from error
             self.domain = resources.enter_context(PD(self.context))
             limits = self.context.query_device()
+            self.send_depth = min(self.config.send_depth, limits.max_qp_wr)
             self.max_entries = min(self.config.max_entries, limits.max_sge)
             self.max_reads = min(_MAX_READS, limits.max_qp_rd_atom)
-            self.send_list = SendList(self.config.send_depth, self.max_entries)
             self._memory = np.zeros(8, np.uint8)
             self._nowhere = self.register(self._memory, remote=False)
             resources.callback(self._nowhere.close)

@@ -71,13 +71,13 @@ class Endpoint:
         config = device.config
         with ExitStack() as resources:
             self._channel = resources.enter_context(CompChannel(device.context))
-            completions = config.queue_pairs * (config.send_depth + messages)
+            completions = config.queue_pairs * (device.send_depth + messages)
             self._completions = CQ(device.context, completions, None, self._channel, 0)
             resources.callback(self._completions.close)
             self._pairs = [self._queue_pair(resources, messages) for _ in range(config.queue_pairs)]
             self._first_packets = [secrets.randbelow(_PACKET_NUMBERS) for _ in self._pairs]
             self.queues = [
-                SendQueue(peer, config.send_depth, device.send_list, poster(pair), self.lose)
+                SendQueue(peer, device.send_depth, device.max_entries, poster(pair), self.lose)
                 for pair in self._pairs
             ]
             self._queue_of = {
@@ -92,7 +92,7 @@ class Endpoint:
     def _queue_pair(self, resources: ExitStack, messages: int) -> Any:
         config = self._device.config
         capacity = QPCap(
-            max_send_wr=config.send_depth,
+            max_send_wr=self._device.send_depth,
             max_recv_wr=messages,
             max_send_sge=self._device.max_entries,
             max_recv_sge=1,

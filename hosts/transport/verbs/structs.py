@@ -18,7 +18,7 @@ _POINTER = ctypes.c_void_p
 _POST_SEND_AT = 208
 """Offset of ``ops.post_send`` in ``ibv_context``: the device pointer, then 25 operations."""
 _RC = 2
-_PostSend = ctypes.CFUNCTYPE(ctypes.c_int, _POINTER, _POINTER, ctypes.POINTER(_POINTER))
+PostSend = ctypes.CFUNCTYPE(ctypes.c_int, _POINTER, _POINTER, ctypes.POINTER(_POINTER))
 
 
 class _QueuePair(ctypes.Structure):
@@ -54,7 +54,7 @@ def poster(qp: Any) -> Callable[[int], int]:
     address, queue_pair = _located(qp)
     function = ctypes.c_void_p.from_address(queue_pair.context + _POST_SEND_AT).value
     assert function, "every provider posts"
-    post_send, failed = _PostSend(function), _POINTER()
+    post_send, failed = PostSend(function), _POINTER()
     reference = ctypes.byref(failed)
     return lambda first: post_send(address, first, reference)
 
