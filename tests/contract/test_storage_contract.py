@@ -19,12 +19,17 @@ from hypothesis import strategies as st
 from nginx_server import NGINX, nginx
 
 from hosts.config import ReadEngine, StorageConfig
+from hosts.nixl_agent import INSTALL
 from hosts.storage import Storage, StorageError, open_storage
+from hosts.storage.file_reads import ThreadReads
 
 NIXL = ["posix by nixl", "posix by nixl past the page cache"] if find_spec("nixl_cu12") else []
 KINDS = ["http", "posix", "posix by threads", "posix past the page cache", *NIXL, "memory"]
 NOT_KEYS = ["", "/", "/etc/passwd", "a//b", "a/", "../a", "a/../b", "a/.", ".hidden", "a b", "a\n", "é"]
 NOT_KEYS += ["a?b", "%2e", "x" * 300, "x/" * 600 + "x"]
+needs_nixl = pytest.mark.skipif(
+    not NIXL, reason=f"NOT COLLECTED: all tests over NIXL's POSIX backend; {INSTALL}, or tox -e nixl"
+)
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx-light")
 
 
@@ -231,6 +236,26 @@ def test_pacing_bounds_reads_and_writes(configs: Callable[[str], StorageConfig],
         assert (storage.bytes_read, storage.bytes_written) == (200_000, 200_000)
 
     over(paced, test)
+
+
+@needs_nixl
+def test_nixl_is_collected() -> None:
+    assert set(NIXL) <= set(KINDS)
+
+
+@needs_nixl
+def test_nixl_is_what_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the threads that read what it cannot: the tail of a file past the page cache, errors."""
+
+    async def nothing(*_: object) -> int:
+        raise AssertionError("read by a thread")
+
+    async def test(storage: Storage) -> None:
+        await storage.write("a", bytes(range(256)) * 400)
+        monkeypatch.setattr(ThreadReads, "read", nothing)
+        assert await read(storage, "a", 1, 70_000) == (bytes(range(256)) * 400)[1:70_001]
+
+    over(StorageConfig(kind="posix", root=str(tmp_path), engine="nixl"), test)
 
 
 @needs_nginx

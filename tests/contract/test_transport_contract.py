@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hosts.config import TransportConfig
+from hosts.nixl_agent import INSTALL
 from hosts.transport import (
     Connection,
     Region,
@@ -35,13 +38,21 @@ from hosts.transport import (
 VERBS_ADDRESSES = os.environ.get("DUALPATH_VERBS_ADDRESSES", "").split(",")
 """Of two RDMA ports that reach each other; where there are none, verbs are not collected (tox -e rdma has
 them)."""
-BETWEEN_PROCESSES = [
-    "tcp",
-    *(["verbs"] if len(VERBS_ADDRESSES) == 2 else []),
-    *(["nixl"] if find_spec("nixl_cu12") else []),
-]
+VERBS = ["verbs"] if len(VERBS_ADDRESSES) == 2 else []
+NIXL = ["nixl"] if find_spec("nixl_cu12") else []
+BETWEEN_PROCESSES = ["tcp", *VERBS, *NIXL]
 KINDS = ["memory", *BETWEEN_PROCESSES]
 REGION_BYTES = 1 << 20
+
+
+@pytest.mark.skipif(not VERBS, reason="NOT COLLECTED: all tests over verbs; tox -e rdma has two RDMA ports")
+def test_verbs_are_collected() -> None:
+    assert "verbs" in KINDS
+
+
+@pytest.mark.skipif(not NIXL, reason=f"NOT COLLECTED: all tests over nixl; {INSTALL}, or tox -e nixl")
+def test_nixl_is_collected() -> None:
+    assert "nixl" in KINDS
 
 
 class Pair(NamedTuple):
@@ -254,6 +265,37 @@ def test_unequal_sizes_and_deregistered_regions_are_errors(kind: str) -> None:
     over_pair(kind, test)
 
 
+@pytest.mark.parametrize("kind", BETWEEN_PROCESSES)
+@pytest.mark.parametrize("operation", ["read", "write"])
+@pytest.mark.parametrize("end", ["initiator", "target"])
+def test_a_region_deregistered_in_mid_transfer_is_touched_no_more(
+    kind: str, operation: str, end: str
+) -> None:
+    nbytes = 32 << 20
+
+    async def test(ends: Pair) -> None:
+        filled = ends.local.view if operation == "read" else ends.remote.view
+        filled[:] = 0
+        call = getattr(ends.connection, operation)
+        transfer = asyncio.create_task(
+            call(ends.local, Strided(0, nbytes), ends.remote.remote, Strided(0, nbytes))
+        )
+        while not filled[0]:  # noqa: ASYNC110 - memory tells nobody when it changes
+            await asyncio.sleep(0)
+        if end == "initiator":
+            ends.initiator.deregister(ends.local)
+        else:
+            ends.target.deregister(ends.remote)
+        touched = filled.copy()
+        with pytest.raises(TransferError, match=ends.target.address):
+            await transfer
+        await asyncio.sleep(0.05)
+        if (operation == "read") == (end == "initiator"):  # the region that is written to
+            assert np.array_equal(filled, touched)
+
+    over_pair(kind, test, nbytes=nbytes)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_read_only_and_scattered_buffers_cannot_be_registered(kind: str) -> None:
     async def test(ends: Pair) -> None:
@@ -403,6 +445,31 @@ def test_closing_fails_what_is_outstanding_and_leaks_nothing(kind: str) -> None:
     over_pair(kind, test, pace_bytes_per_s=2e6)
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def rdma_resources() -> Any:
+    """Queue pairs, memory regions, completion queues and the like that there are now, by device."""
+    shown = subprocess.run(["rdma", "-j", "resource", "show"], check=True, capture_output=True, timeout=10)
+    return json.loads(shown.stdout)
+
+
+@pytest.mark.skipif(not VERBS or shutil.which("rdma") is None, reason="no RDMA ports, or no rdma command")
+def test_verbs_leave_nothing_on_the_devices() -> None:
+    async def test(ends: Pair) -> None:
+        at = Strided(0, REGION_BYTES)
+        high = await ends.initiator.connect(ends.target.address, "high")
+        reverse = await ends.target.connect(ends.initiator.address)
+        await high.read(ends.local, at, ends.remote.remote, at)
+        await reverse.write(ends.remote, at, ends.local.remote, at)
+        ends.target.deregister(ends.remote)
+        with pytest.raises(TransferError):
+            await ends.connection.read(ends.local, at, ends.remote.remote, at)
+        assert rdma_resources() != before
+
+    before = rdma_resources()
+    over_pair("verbs", test)
+    gc.collect()
+    assert rdma_resources() == before
 
 
 class PeerProcess:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hosts.nixl_agent import Rows
-from hosts.transport.plan import Integers, Side, plan
+from hosts.transport.plan import Integers, Shape, Side, plan
 
 CHUNK_BYTES = 4 * 1024 * 1024
 """NIXL tells only that all of a transfer is done. So little is one, so that a slow peer is seen to make
@@ -26,29 +26,26 @@ class Chunk(NamedTuple):
 
 def chunks(local: Side, local_device: int, remote: Side, remote_device: int) -> list[Chunk]:
     """The operation, in the order of its bytes. Both sides have equal ``nbytes``, at least 1."""
-    whole = plan(local, remote, max_entries=1)
-    ours, theirs, lengths = _cut(whole.local, whole.remote, np.broadcast_to(whole.lengths, whole.local.shape))
-    before = np.cumsum(lengths) - lengths
-    begins = [
-        np.diff(quota, prepend=-1) for quota in (before // CHUNK_BYTES, np.arange(len(lengths)) // CHUNK_ROWS)
-    ]
-    bounds = [*np.flatnonzero(begins[0] | begins[1]), len(lengths)]
-    local_rows, remote_rows = _rows(ours, lengths, local_device), _rows(theirs, lengths, remote_device)
+    whole = plan(local, remote, max_entries=1, max_bytes=CHUNK_BYTES)
+    lengths = whole.shape.lengths
+    here, there = _rows(whole.local, lengths, local_device), _rows(whole.remote, lengths, remote_device)
     return [
-        Chunk(local_rows[first:end], remote_rows[first:end], int(lengths[first:end].sum()))
-        for first, end in pairwise(bounds)
+        Chunk(here[first:end], there[first:end], int(here[first:end, 1].sum()))
+        for first, end in pairwise(_bounds(whole.shape))
     ]
 
 
-def _cut(local: Integers, remote: Integers, lengths: Integers) -> tuple[Integers, Integers, Integers]:
-    """Pieces longer than a chunk in several."""
-    parts = -(-lengths // CHUNK_BYTES)
-    piece = np.repeat(np.arange(len(lengths)), parts)
-    within = (np.arange(len(piece)) - np.repeat(np.cumsum(parts) - parts, parts)) * CHUNK_BYTES
-    return local[piece] + within, remote[piece] + within, np.minimum(lengths[piece] - within, CHUNK_BYTES)
+def _bounds(shape: Shape) -> list[int]:
+    """First row of every chunk, and the number of rows."""
+    number, lengths = len(shape.remote), shape.lengths
+    if isinstance(lengths, int):
+        return [*range(0, number, min(CHUNK_ROWS, CHUNK_BYTES // lengths)), number]
+    before = np.cumsum(lengths) - lengths
+    begins = np.diff(before // CHUNK_BYTES, prepend=-1) | np.diff(np.arange(number) // CHUNK_ROWS, prepend=-1)
+    return [*np.flatnonzero(begins), number]
 
 
-def _rows(addresses: Integers, lengths: Integers, device: int) -> Rows:
+def _rows(addresses: Integers, lengths: Integers | int, device: int) -> Rows:
     filled = np.empty((len(addresses), 3), np.uint64)
     filled[:, 0], filled[:, 1], filled[:, 2] = addresses, lengths, device
     return filled
