@@ -475,10 +475,15 @@ def test_verbs_leave_nothing_on_the_devices() -> None:
 class PeerProcess:
     """`transport_peer.py` running."""
 
-    def __init__(self, config: TransportConfig, nbytes: int) -> None:
+    def __init__(
+        self, config: TransportConfig, nbytes: int, elsewhere: tuple[str, RemoteRegion] | None = None
+    ) -> None:
+        arguments = [msgspec.json.encode(config).decode(), str(nbytes)]
+        if elsewhere is not None:
+            arguments += [elsewhere[0], msgspec.json.encode(elsewhere[1]).decode()]
         script = Path(__file__).with_name("transport_peer.py")
         self.process = subprocess.Popen(
-            [sys.executable, str(script), msgspec.json.encode(config).decode(), str(nbytes)],
+            [sys.executable, str(script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": str(script.parents[2])},
@@ -551,6 +556,25 @@ def test_a_peer_killed_in_mid_transfer_fails_everything_at_once(kind: str) -> No
             assert ends.peer.address in str(error)
 
     over_processes(kind, nbytes, test, pace=20e6)
+
+
+@pytest.mark.parametrize("kind", BETWEEN_PROCESSES)
+def test_an_initiator_killed_in_mid_transfer_harms_nobody_else(kind: str) -> None:
+    nbytes = 16 << 20
+
+    async def test(ends: Pair) -> None:
+        for _ in range(3):
+            written = asyncio.Event()
+            ends.target.on_notification(lambda _, written=written: written.set())
+            offered = ends.target.address, ends.remote.remote
+            with PeerProcess(config_of(kind, 0), nbytes, offered):
+                await written.wait()
+            ends.remote.view[:] = 9
+            at = Strided(nbytes // 2, 1 << 20)  # where it wrote nothing
+            await ends.connection.read(ends.local, at, ends.remote.remote, at)
+            assert (at.run(ends.local.view) == 9).all()
+
+    over_pair(kind, test, nbytes=nbytes)
 
 
 @pytest.mark.parametrize("kind", BETWEEN_PROCESSES)
