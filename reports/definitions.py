@@ -139,6 +139,20 @@ DEFINITIONS: tuple[Definition, ...] = (
         "up to 1.05.",
     ),
     Definition(
+        "bytes by traffic class",
+        "emulated bytes",
+        "What a host's compute NIC sent of each class over complete repetitions, headers included: high is "
+        "model communication, low is KV (paper section 5). On emulated links counted by the host's HTB leaves, "
+        "which class only what it sends; on real NICs by the driver and priority, RDMA included.",
+    ),
+    Definition(
+        "error counters",
+        "events, a repetition",
+        "Growth, from begin to end of a repetition, of counters that stay put on a sound link: of the "
+        "interface (rx_errors, tx_errors) and of its RDMA port (counters and hw_counters in sysfs). Only "
+        "those that grew are shown.",
+    ),
+    Definition(
         "active phase",
         "s",
         f"[0, q], q = {ACTIVE_SHARE * 100:.0f} % quantile of first_token_at_ns over the repetition's turns: "
