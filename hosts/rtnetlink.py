@@ -50,7 +50,7 @@ def parse_classes(datagram: bytes, sent: dict[str, int]) -> bool:
     while at < len(datagram):
         size, kind, _, _, _ = _HEADER.unpack_from(datagram, at)
         message = datagram[at + _HEADER.size : at + size]
-        at += _aligned(size)
+        at += max(_aligned(size), _HEADER.size)
         if kind == _NLMSG_DONE:
             return False
         if kind == _NLMSG_ERROR:
@@ -78,9 +78,10 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     while at + _ATTRIBUTE.size <= len(data):
         size, kind = _ATTRIBUTE.unpack_from(data, at)
         yield kind & _NESTED_BIT_MASK, data[at + _ATTRIBUTE.size : at + size]
-        at += max(_aligned(size), _ATTRIBUTE.size)  # a size of 0 must not stop here for ever
+        at += max(_aligned(size), _ATTRIBUTE.size)
 
 
 def _aligned(size: int) -> int:
-    """Messages and attributes begin at multiples of four bytes (netlink(7), NLMSG_ALIGN)."""
+    """Messages and attributes begin at multiples of four bytes (netlink(7)); none is shorter than its header,
+    so that a size of 0 must not keep a reader in place."""
     return (size + 3) & ~3

@@ -142,8 +142,8 @@ DEFINITIONS: tuple[Definition, ...] = (
         "bytes by traffic class",
         "emulated bytes",
         "What a host's compute NIC sent of each class over complete repetitions, headers included: high is "
-        "model communication, low is KV (paper section 5). On emulated links counted by the host's HTB leaves, "
-        "which class only what it sends; on real NICs by the driver and priority, RDMA included.",
+        "model communication, low is KV (paper section 5). On emulated links counted by the host's HTB "
+        "leaves, which class only what it sends; on real NICs by the driver and priority, RDMA included.",
     ),
     Definition(
         "error counters",
