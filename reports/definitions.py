@@ -135,8 +135,8 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "storage_nic.HOST.counter_over_payload",
         "ratio",
-        "Bytes that the interface received / payload read, over the same interval; protocol headers make "
-        "up to 1.05.",
+        "Bytes that the NIC received (interface, and RDMA that bypasses it) / payload read, over the same "
+        "interval; protocol headers make up to 1.05.",
     ),
     Definition(
         "bytes by traffic class",
