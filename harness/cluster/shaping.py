@@ -8,10 +8,14 @@ rate with two leaves (paper section 5, appendix A.1: about 99:1), both allowed t
 from __future__ import annotations
 
 from harness.cluster.topology import HighClass, Nic
+from hosts.config import TrafficClass
 
 GSO_MAX_BYTES = 16 * 1024
 """Largest segment handed to a link at once. HTB charges every MTU-sized frame in it with its headers,
 so rates stay exact; larger would make the high class wait longer behind a low one, smaller costs CPU."""
+
+HIGH_LEAF, LOW_LEAF = "1:10", "1:20"
+"""Class ids of a compute NIC's two leaves."""
 
 _MIN_BURST_BYTES = 16 * 1024
 _BURST_S = 0.001
@@ -32,12 +36,19 @@ def shaping_commands(device: str, nic: Nic, high_class: HighClass) -> list[str]:
     return [
         f"qdisc add dev {device} root handle 1: htb default 20",
         *_class(device, "1:", "1:1", rate, rate),
-        *_class(device, "1:1", "1:10", rate * high_class.share, rate, priority=0, leaf=True),
-        *_class(device, "1:1", "1:20", rate * (1 - high_class.share), rate, priority=7, leaf=True),
+        *_class(device, "1:1", HIGH_LEAF, rate * high_class.share, rate, priority=0, leaf=True),
+        *_class(device, "1:1", LOW_LEAF, rate * (1 - high_class.share), rate, priority=7, leaf=True),
         # The two low bits of the byte are ECN's, not the class's (RFC 3168).
         f"filter add dev {device} parent 1: protocol ip prio 1 u32"
-        f" match ip dsfield {high_class.tos:#x} 0xfc flowid 1:10",
+        f" match ip dsfield {high_class.tos:#x} 0xfc flowid {HIGH_LEAF}",
     ]
+
+
+def shaped_classes(nic: Nic) -> dict[str, TrafficClass]:
+    """The class of traffic of each leaf of ``nic``, by class id; none where it has one class, or no limit."""
+    if nic.bytes_per_s is None or nic.network != "compute":
+        return {}
+    return {HIGH_LEAF: "high", LOW_LEAF: "low"}
 
 
 def _class(
