@@ -48,6 +48,9 @@ def transport_command(
     batch: Annotated[int, typer.Option(min=1, help="Blocks an operation: Layer Blocks of a layer.")] = 1,
     depth: Annotated[int, typer.Option(min=1, help="Operations outstanding.")] = 4,
     traffic_class: Annotated[Literal["low", "high"], typer.Option(help="Traffic class.")] = "low",
+    memory: Annotated[
+        Literal["host", "gpu"], typer.Option(help="Where the blocks lie at both ends.")
+    ] = "host",
     seconds: _SecondsOption = 3.0,
     rounds: _RoundsOption = 4,
     peer: _PeerOption = True,
@@ -63,7 +66,7 @@ def transport_command(
     ]
     cases = [
         bench_transport(
-            ends, Transfers(direction, nbytes, batch, depth, traffic_class, seconds), rounds, peer
+            ends, Transfers(direction, nbytes, batch, depth, traffic_class, seconds, memory), rounds, peer
         )
         for nbytes in _sizes(block)
     ]
