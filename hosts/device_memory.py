@@ -1,7 +1,7 @@
 """GPU memory that NICs can reach: allocated by the CUDA driver and handed out as a dma-buf.
 
-Through the driver's own library (CUDA Driver API), which comes with every GPU's driver, so that transfers need no
-CUDA toolkit and no torch. A NIC reaches the memory by a dma-buf (cuMemGetHandleForAddressRange, CUDA 11.7 and
+Through the driver's own library (CUDA Driver API), which comes with every GPU's driver, so that transfers
+need no CUDA toolkit and no torch. A NIC reaches the memory by a dma-buf (cuMemGetHandleForAddressRange, CUDA 11.7 and
 Linux 5.12 or newer), the successor of nvidia_peermem.
 """
 
@@ -77,7 +77,8 @@ class _Driver:
             self._library: Any = ctypes.CDLL(_LIBRARY)
         except OSError as error:
             raise DeviceMemoryError(
-                f"GPU {ordinal}: no CUDA driver on this host ({error}); install the GPU's driver, or use host memory"
+                f"GPU {ordinal}: no CUDA driver on this host ({error}); install the GPU's driver, or use "
+                "host memory"
             ) from error
 
     def call(self, name: str, *arguments: object) -> None:
