@@ -8,7 +8,7 @@ measured alone, too. Every host has a process for each.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -34,6 +34,8 @@ from workloads.models import find_model
 _BLOCK_TOKENS = 64
 _WARM_UP_S = 1.0
 _COOL_DOWN_S = 0.5
+CPU_SATURATED = 0.9
+"""Busy share of all cores, above which a round's times say more about the machine than about its links."""
 
 
 class IsolationPlan(msgspec.Struct, frozen=True):
@@ -63,6 +65,7 @@ class IsolationReport(msgspec.Struct, frozen=True):
     collectives: BurstCycle
     kv: KvTransfers
     results: list[ScenarioResult]
+    warnings: list[str]
     rounds: dict[Scenario, list[Observation]]
 
 
@@ -89,8 +92,21 @@ def bench_isolation(plan: IsolationPlan, mode: Mode) -> IsolationReport:
         collectives=bursts,
         kv=kv,
         results=results(rounds, bursts, wire_s),
+        warnings=[*_warnings(rounds)],
         rounds=rounds,
     )
+
+
+def _warnings(rounds: Mapping[Scenario, Sequence[Observation]]) -> Iterator[str]:
+    """Where the machine and not its emulated links may have decided: who waits for a CPU looks like who waits
+    for a link."""
+    for scenario, observed in rounds.items():
+        late = sum(o.cpu_busy > CPU_SATURATED for o in observed)
+        if late:
+            yield (
+                f"{scenario}: CPUs more than {CPU_SATURATED:.0%} busy in {late} of {len(observed)} rounds: "
+                "times include waits for one; repeat when the machine is quiet, or raise --time-dilation"
+            )
 
 
 async def _measure(

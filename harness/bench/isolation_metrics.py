@@ -124,11 +124,11 @@ def _stretches(
     observed: Sequence[Observation], cycle: BurstCycle, wire_s: Sequence[float]
 ) -> dict[str, list[float]]:
     """Each burst's time over its wire time, by collective and, as "all", together."""
-    found: dict[str, list[float]] = {"all": []}
+    found: dict[str, list[float]] = {name: [] for name in ("all", *(b.collective for b in cycle.bursts))}
     for host in (c for o in observed for c in o.collectives.values()):
         for time in host.bursts:
             stretch = time.seconds / wire_s[time.position]
-            found.setdefault(cycle.bursts[time.position].collective, []).append(stretch)
+            found[cycle.bursts[time.position].collective].append(stretch)
             found["all"].append(stretch)
     return found
 

@@ -14,7 +14,7 @@ from hosts.qos import PortQos
 _TITLES: dict[Scenario, str] = {
     "collectives": "alone",
     "kv": "KV alone",
-    "same_class": "same class",
+    "same_class": "KV same",
     "low_class": "KV low",
 }
 
@@ -24,8 +24,8 @@ def print_report(report: IsolationReport, out: Console) -> None:
     plan = report.plan
     link = report.compute_nic_bytes_per_s
     out.print(
-        f"{plan.hosts} hosts, {plan.model}, {plan.batch_tokens} tokens an engine; compute NICs of "
-        f"{link * 8 / 1e6:.1f} Mbit/s\n(real / {report.scale['rate_divisor']:.0f}); "
+        f"{plan.hosts} hosts, {plan.model}, {plan.batch_tokens} tokens an engine\n"
+        f"compute NICs of {link * 8 / 1e6:.1f} Mbit/s (real / {report.scale['rate_divisor']:.0f}), "
         f"{plan.rounds} rounds of {plan.seconds:g} s\n"
     )
     table = Table("scenario", *(f"{name}\n{unit}" for name, unit in _SCENARIO_COLUMNS), box=None)
@@ -48,9 +48,12 @@ def print_report(report: IsolationReport, out: Console) -> None:
     out.print()
     _print_bursts(report, out)
     out.print(
-        "slow-down: of bursts, over the same percentile alone; MB/s: payload, all hosts; of rest:\n"
-        "KV over what the collectives leave of KV alone; leak: isolation_leakage; CPU: busy share"
+        "slow-down: bursts' times over the same percentile alone; MB/s: payload of all\n"
+        "hosts; of rest: KV over KV alone less the collectives; leak: isolation_leakage;\n"
+        "Jain: fairness of the two classes; CPU: busy share of the machine"
     )
+    for warning in report.warnings:
+        out.print(f"warning: {warning}")
 
 
 _SCENARIO_COLUMNS = (
@@ -71,8 +74,8 @@ def _print_bursts(report: IsolationReport, out: Console) -> None:
     by_scenario = {result.scenario: result.bursts for result in report.results}
     table = Table("collective", "bytes to\na peer", "bursts\nalone", "p50\nms", "p99\nms", box=None)
     for scenario in mixed:
-        table.add_column(f"{_TITLES[scenario]}\np50")
-        table.add_column("\np99")
+        for percentile in ("p50", "p99"):
+            table.add_column(f"{_TITLES[scenario].split()[-1]}\n{percentile}")
     for burst in report.collectives.bursts:
         alone = _of(by_scenario.get("collectives", []), burst.collective)
         cells = []

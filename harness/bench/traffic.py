@@ -62,6 +62,7 @@ class TrafficProcesses:
 
     def __init__(self) -> None:
         self._watch = Deployment()
+        self._streams: list[Lines[FromHost]] = []
         self._attached: asyncio.Queue[Lines[FromHost]] = asyncio.Queue()
         self._lines: dict[tuple[str, Load], Lines[FromHost]] = {}
 
@@ -101,30 +102,36 @@ class TrafficProcesses:
         host, load = key
         try:
             async with asyncio.timeout(timeout_s):
-                return _checked(host, load, await self._lines[key].receive())
+                message = await self._lines[key].receive()
         except TimeoutError:
             raise HostError(host, f"its {load} traffic gave no answer in {timeout_s:.0f} s") from None
+        if message is None:
+            raise HostError(host, f"its {load} traffic process has closed its stream")
+        return _checked(message)
 
     async def _introduce(self, processes: int) -> None:
         """Wait until all have dialled in, and tell those of each load of each other."""
         offers: list[Offer] = []
         while len(offers) < processes:
             lines = await self._attached.get()
-            offer = _checked("?", "?", await lines.receive())
-            assert isinstance(offer, Offer), "the first message"
-            self._lines[offer.host, offer.load] = lines
-            offers.append(offer)
+            message = await lines.receive()
+            if message is not None:  # else the process has ended, which is watched for
+                offer = _checked(message)
+                assert isinstance(offer, Offer), "what a process says first"
+                self._lines[offer.host, offer.load] = lines
+                offers.append(offer)
         offers.sort(key=lambda offer: offer.host)
         for (_, load), lines in self._lines.items():
             await lines.send(Peers([offer for offer in offers if offer.load == load]))
         await _all({key: self._answer(key, _ATTACH_TIMEOUT_S) for key in self._lines})
 
     def _attach(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._attached.put_nowait(Lines(reader, writer, FromHost))  # type: ignore[arg-type]
+        self._streams.append(Lines(reader, writer, FromHost))  # type: ignore[arg-type]
+        self._attached.put_nowait(self._streams[-1])
 
-    def _close(self) -> None:
-        for lines in self._lines.values():
-            lines.close()
+    async def _close(self) -> None:
+        for lines in self._streams:
+            await lines.close()
 
 
 @asynccontextmanager
@@ -153,15 +160,14 @@ async def traffic(
     except TimeoutError:
         raise HostError("control", f"traffic processes did not attach in {_ATTACH_TIMEOUT_S:g} s") from None
     finally:
-        processes._close()
         server.close()
+        await processes._close()
+        await server.wait_closed()
 
 
-def _checked(host: str, load: str, message: FromHost | None) -> FromHost:
-    if message is None:
-        raise HostError(host, f"its {load} traffic process has closed its stream")
+def _checked(message: FromHost) -> FromHost:
     if isinstance(message, Failed):
-        raise HostError(host, f"its {load} traffic failed: {message.reason}")
+        raise HostError(message.host, f"its {message.load} traffic failed: {message.reason}")
     return message
 
 

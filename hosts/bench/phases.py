@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Generic, Literal, TypeVar
 
 import msgspec
@@ -60,6 +61,11 @@ class TrafficConfig(msgspec.Struct, frozen=True):
     control: str
     transport: TransportConfig
     traffic: BurstCycle | KvTransfers
+
+    @property
+    def load(self) -> Load:
+        """Which kind of load that is."""
+        return "collectives" if isinstance(self.traffic, BurstCycle) else "kv"
 
 
 class Offer(msgspec.Struct, frozen=True, tag="offer"):
@@ -123,8 +129,10 @@ class KvObserved(msgspec.Struct, frozen=True, tag="kv_observed"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The process gave up: why."""
+    """The process gave up: which, and why."""
 
+    host: str
+    load: Load
     reason: str
 
 
@@ -151,9 +159,11 @@ class Lines(Generic[_Received]):
         line = await self._reader.readline()
         return self._decoder.decode(line) if line else None
 
-    def close(self) -> None:
-        """Say that there is no more."""
+    async def close(self) -> None:
+        """Say that there is no more; a peer that is gone already is none to tell."""
         self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
 
 
 class PhaseClock:

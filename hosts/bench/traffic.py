@@ -21,7 +21,6 @@ from hosts.bench.phases import (
     Failed,
     FromControl,
     Lines,
-    Load,
     Offer,
     Peers,
     Phase,
@@ -42,22 +41,22 @@ async def _serve(config: TrafficConfig) -> None:
         finally:
             await transport.close()
     except Exception as error:
-        await control.send(Failed(f"{type(error).__name__}: {_first(error)}"))
-        raise
+        first = _first(error)
+        await control.send(Failed(config.host, config.load, f"{type(first).__name__}: {first}"))
+        await control.receive()  # the control node hears it before it sees this process end
     finally:
-        control.close()
+        await control.close()
 
 
 async def _obey(control: Lines[FromControl], config: TrafficConfig, transport: Transport) -> None:
     """Offer, meet the peers, then a phase at a time until the control node has no more."""
-    load: Load
-    traffic: Collectives | KvLoad
-    if isinstance(config.traffic, BurstCycle):
-        load, traffic = "collectives", Collectives(transport, config.host, config.traffic)
-    else:
-        load, traffic = "kv", KvLoad(transport, config.host, config.traffic)
+    traffic = (
+        Collectives(transport, config.host, config.traffic)
+        if isinstance(config.traffic, BurstCycle)
+        else KvLoad(transport, config.host, config.traffic)
+    )
     region = traffic.offer(config.hosts)
-    await control.send(Offer(config.host, load, transport.address, region.remote))
+    await control.send(Offer(config.host, config.load, transport.address, region.remote))
     while (message := await control.receive()) is not None:
         match message:
             case Peers(offers):
