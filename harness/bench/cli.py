@@ -105,7 +105,10 @@ def storage_command(
     )
 
 
-@bench.command("isolation", epilog="Example: `dualpath bench isolation --hosts 4 --rounds 6 --seconds 4`")
+@bench.command(
+    "isolation",
+    epilog="Examples: `dualpath bench isolation` (five minutes) · `dualpath bench isolation --show-qos`",
+)
 def isolation_command(
     hosts: Annotated[int, typer.Option(min=2, max=16, help="Hosts of the emulated cluster.")] = 4,
     model: Annotated[str, typer.Option(help="Whose layers the collectives are of.")] = "deepseek-v3.2-660b",
@@ -113,10 +116,10 @@ def isolation_command(
     context: Annotated[int, typer.Option(min=1, help="Cached tokens before them.")] = 32_721,
     profile: Annotated[str, typer.Option(help="Hardware profile.")] = "hopper-400g",
     bytes_divisor: Annotated[float, typer.Option(min=1, help="Real bytes over emulated ones.")] = 230,
-    time_dilation: Annotated[float, typer.Option(min=1, help="Emulated seconds of a real one.")] = 140,
+    time_dilation: Annotated[float, typer.Option(min=1, help="Emulated seconds of a real one.")] = 280,
     kv_depth: Annotated[int, typer.Option(min=1, help="Reads, and writes, outstanding with a peer.")] = 2,
     scenarios: Annotated[str, typer.Option(help="Which, separated by commas.")] = ",".join(SCENARIOS),
-    seconds: _SecondsOption = 4.0,
+    seconds: _SecondsOption = 10.0,
     rounds: _RoundsOption = 6,
     show_qos: Annotated[
         bool, typer.Option("--show-qos", help="Show this host's class settings; measure nothing.")

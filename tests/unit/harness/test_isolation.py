@@ -31,7 +31,7 @@ PLAN = IsolationPlan(
     model="deepseek-v3.2-660b",
     profile="hopper-400g",
     bytes_divisor=230,
-    time_dilation=140,
+    time_dilation=280,
     batch_tokens=1024,
     context_tokens=32_721,
     kv_depth=2,
@@ -72,7 +72,7 @@ def test_the_period_is_the_wire_time_and_a_quarter_of_the_layers_compute() -> No
 
 
 def test_dilation_stretches_periods_and_leaves_bytes() -> None:
-    slower = bursts(msgspec.structs.replace(PLAN, time_dilation=280))
+    slower = bursts(msgspec.structs.replace(PLAN, time_dilation=560))
     for name, burst in bursts(PLAN).items():
         assert slower[name].bytes_to_peer == burst.bytes_to_peer
         assert slower[name].period_s == pytest.approx(2 * burst.period_s)
