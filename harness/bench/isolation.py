@@ -8,7 +8,7 @@ measured alone, too. Every host has a process for each.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -92,21 +92,22 @@ def bench_isolation(plan: IsolationPlan, mode: Mode) -> IsolationReport:
         collectives=bursts,
         kv=kv,
         results=results(rounds, bursts, wire_s),
-        warnings=[*_warnings(rounds)],
+        warnings=_warnings(rounds),
         rounds=rounds,
     )
 
 
-def _warnings(rounds: Mapping[Scenario, Sequence[Observation]]) -> Iterator[str]:
+def _warnings(rounds: Mapping[Scenario, Sequence[Observation]]) -> list[str]:
     """Where the machine and not its emulated links may have decided: who waits for a CPU looks like who waits
     for a link."""
-    for scenario, observed in rounds.items():
-        late = sum(o.cpu_busy > CPU_SATURATED for o in observed)
-        if late:
-            yield (
-                f"{scenario}: CPUs more than {CPU_SATURATED:.0%} busy in {late} of {len(observed)} rounds: "
-                "times include waits for one; repeat when the machine is quiet, or raise --time-dilation"
-            )
+    late = {scenario: sum(o.cpu_busy > CPU_SATURATED for o in seen) for scenario, seen in rounds.items()}
+    if not any(late.values()):
+        return []
+    where = ", ".join(f"{late[s]} of {len(rounds[s])} rounds of {s}" for s in rounds if late[s])
+    return [
+        f"CPUs more than {CPU_SATURATED:.0%} busy in {where}: times include waits for one; repeat when the "
+        "machine is quiet, or raise --time-dilation"
+    ]
 
 
 async def _measure(

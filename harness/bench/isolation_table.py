@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from harness.bench.isolation import IsolationReport
 from harness.bench.isolation_metrics import BurstTimes, Scenario
 from hosts.qos import PortQos
 
+_COLUMNS = 80
 _TITLES: dict[Scenario, str] = {
     "collectives": "alone",
     "kv": "KV alone",
@@ -53,7 +55,7 @@ def print_report(report: IsolationReport, out: Console) -> None:
         "Jain: fairness of the two classes; CPU: busy share of the machine"
     )
     for warning in report.warnings:
-        out.print(f"warning: {warning}")
+        out.print(textwrap.fill(f"warning: {warning}", _COLUMNS))
 
 
 _SCENARIO_COLUMNS = (

@@ -31,7 +31,6 @@ from hosts.bench.phases import (
 )
 from hosts.transport import Transport, open_transport
 
-
 _NICENESS = -10
 """Before the machine's other processes, where that is allowed, both loads alike: on a real host NICs and GPUs
 move these bytes, and they do not wait for a CPU."""

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.bench.bursts import layer_bursts
-from harness.bench.isolation import IsolationPlan, _in_turn, _scaled, bench_isolation
+from harness.bench.isolation import IsolationPlan, _in_turn, _scaled, _warnings, bench_isolation
 from harness.bench.isolation_metrics import (
     SCENARIOS,
+    Scenario,
     isolation_leakage,
     jain_fairness,
     percentile,
@@ -192,3 +193,13 @@ def test_the_order_is_reversed_from_round_to_round() -> None:
 def test_loopback_has_no_traffic_classes() -> None:
     with pytest.raises(ClusterError, match="loopback"):
         bench_isolation(PLAN, "loopback")
+
+
+def test_a_saturated_machine_is_said() -> None:
+    rounds: dict[Scenario, list[Observation]] = {
+        "kv": [observation(None, 1, cpu_busy=0.5), observation(None, 1, cpu_busy=0.95)],
+        "low_class": [observation(1.0, 1, cpu_busy=0.9)],
+    }
+    (warning,) = _warnings(rounds)
+    assert "90% busy in 1 of 2 rounds of kv:" in warning
+    assert _warnings({"low_class": rounds["low_class"]}) == []
