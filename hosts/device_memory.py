@@ -1,8 +1,8 @@
 """GPU memory that NICs can reach: allocated by the CUDA driver and handed out as a dma-buf.
 
 Through the driver's own library (CUDA Driver API), which comes with every GPU's driver, so that transfers
-need no CUDA toolkit and no torch. A NIC reaches the memory by a dma-buf (cuMemGetHandleForAddressRange, CUDA 11.7 and
-Linux 5.12 or newer), the successor of nvidia_peermem.
+need no CUDA toolkit and no torch. A NIC reaches the memory by a dma-buf (cuMemGetHandleForAddressRange,
+CUDA 11.7 and Linux 5.12 or newer), the successor of nvidia_peermem.
 """
 
 from __future__ import annotations
