@@ -11,8 +11,8 @@ from hosts.nixl_agent import Rows
 from hosts.transport.plan import Integers, Shape, Side, plan
 
 CHUNK_BYTES = 4 * 1024 * 1024
-"""NIXL tells only that all of a transfer is done. So little is one, so that a slow peer is seen to make
-progress, and so that polling, which moves all there is to move, returns soon."""
+"""NIXL tells only that all of a transfer is done. No more than this is one, so that a slow peer is seen to
+make progress, and so that polling, which moves all there is to move, returns soon."""
 CHUNK_ROWS = 1024
 
 
@@ -24,24 +24,26 @@ class Chunk(NamedTuple):
     nbytes: int
 
 
-def chunks(local: Side, local_device: int, remote: Side, remote_device: int) -> list[Chunk]:
+def chunks(
+    local: Side, local_device: int, remote: Side, remote_device: int, chunk_bytes: int = CHUNK_BYTES
+) -> list[Chunk]:
     """The operation, in the order of its bytes. Both sides have equal ``nbytes``, at least 1."""
-    whole = plan(local, remote, max_entries=1, max_bytes=CHUNK_BYTES)
+    whole = plan(local, remote, max_entries=1, max_bytes=chunk_bytes)
     lengths = whole.shape.lengths
     here, there = _rows(whole.local, lengths, local_device), _rows(whole.remote, lengths, remote_device)
     return [
         Chunk(here[first:end], there[first:end], int(here[first:end, 1].sum()))
-        for first, end in pairwise(_bounds(whole.shape))
+        for first, end in pairwise(_bounds(whole.shape, chunk_bytes))
     ]
 
 
-def _bounds(shape: Shape) -> list[int]:
+def _bounds(shape: Shape, chunk_bytes: int) -> list[int]:
     """First row of every chunk, and the number of rows."""
     number, lengths = len(shape.remote), shape.lengths
     if isinstance(lengths, int):
-        return [*range(0, number, min(CHUNK_ROWS, CHUNK_BYTES // lengths)), number]
+        return [*range(0, number, min(CHUNK_ROWS, chunk_bytes // lengths)), number]
     before = np.cumsum(lengths) - lengths
-    begins = np.diff(before // CHUNK_BYTES, prepend=-1) | np.diff(np.arange(number) // CHUNK_ROWS, prepend=-1)
+    begins = np.diff(before // chunk_bytes, prepend=-1) | np.diff(np.arange(number) // CHUNK_ROWS, prepend=-1)
     return [*np.flatnonzero(begins), number]
 
 

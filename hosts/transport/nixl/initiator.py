@@ -3,52 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 
-from hosts.nixl_agent import NixlAgent, NixlError, Transfer
+from hosts.nixl_agent import NixlAgent, NixlError
 from hosts.pacing import TokenBucket
 from hosts.transport.base import Region, RemoteRegion, Strided, TransferError
-from hosts.transport.nixl.descriptors import CHUNK_BYTES, Chunk, chunks
+from hosts.transport.nixl.descriptors import Chunk, chunks
 from hosts.transport.nixl.messages import (
     Answer,
     Answered,
     Ask,
-    Closing,
     Denied,
     Dropped,
+    Ended,
     Granted,
+    Mark,
     OperationName,
+    Place,
 )
+from hosts.transport.nixl.outgoing import Job, Outgoing
 from hosts.transport.nixl.registered import RegisteredRegions, address
 from hosts.transport.plan import Side
 from hosts.transport.rendezvous import Line
 
-WINDOW_BYTES = 4 * CHUNK_BYTES
-"""Under way at once, so that the peer has work while we look at what is done."""
 _WATCHES_PER_TIMEOUT = 4
 _NOTHING = Strided(0, 0)
 
 
 class Operation:
-    """``settled``: its bytes are in place, or never will be. ``answered``: why the peer did not take its
-    notification, or empty. Both raise `TransferError`."""
+    """``granted``: the target's leave, of what is sent from here. ``settled``: all bytes are in place, or
+    never will be. ``answered``: why the peer did not take the notification, or empty. All raise
+    `TransferError`."""
 
-    def __init__(self, name: OperationName, region: int, at: Strided, closing: Closing) -> None:
+    def __init__(self, number: int, name: OperationName, region: int, at: Strided) -> None:
         loop = asyncio.get_running_loop()
-        self.name, self.region, self.at, self.closing = name, region, at, closing
+        self.number, self.name, self.region, self.at = number, name, region, at
         self.local: Region | None = None
-        self.local_at = _NOTHING
+        self.job: Job | None = None
         self.granted: asyncio.Future[Granted] = loop.create_future()
         self.settled: asyncio.Future[None] = loop.create_future()
         self.answered: asyncio.Future[str] = loop.create_future()
-        self.under_way = 0
-        self.abandoned = False
-        if closing.notification is None:
-            self.answered.set_result("")
         for future in (self.granted, self.settled, self.answered):
             future.add_done_callback(_looked_at)
 
@@ -59,8 +56,8 @@ class Operation:
 
     @property
     def awaits_peer(self) -> bool:
-        """Whether the peer has something to say of it."""
-        return not self.granted.done() or (self.settled.done() and not self.answered.done())
+        """Whether the peer has something to do about it, which is not so while its bytes are still here."""
+        return not self.over and (self.job is None or not self.granted.done() or self.settled.done())
 
     def fail(self, peer: str, reason: str) -> None:
         """End it; what has ended already stays as it did."""
@@ -69,15 +66,9 @@ class Operation:
                 future.set_exception(TransferError(peer, self.name, self.region, self.at.offset, reason))
 
 
-class _Posted:
-    """A chunk under way or, without a transfer, a message to be sent when all before it are done."""
-
-    def __init__(self, operation: Operation, transfer: Transfer | None, nbytes: int, message: bytes) -> None:
-        self.operation, self.transfer, self.nbytes, self.message = operation, transfer, nbytes, message
-
-
 class InitiatorLink:
-    """Owns ``agent`` and ``line``; ``target`` is the name of the peer's agent."""
+    """Owns ``agent`` and ``line``; ``target`` is the name of the peer's agent. ``start_polling`` is called
+    when there is something to poll for."""
 
     def __init__(
         self,
@@ -90,47 +81,71 @@ class InitiatorLink:
         start_polling: Callable[[], None],
     ) -> None:
         self.peer, self.lost = peer, ""
-        self._agent, self._line, self._target = agent, line, target
-        self._pace, self._timeout_s, self._start_polling = pace, timeout_s, start_polling
+        self._agent, self._line, self._timeout_s = agent, line, timeout_s
+        self._start_polling = start_polling
         self._loop = asyncio.get_running_loop()
         self._registered = RegisteredRegions(agent)
+        self._outgoing = Outgoing(agent, target, pace, start_polling, self.lose)
         self._operations: dict[int, Operation] = {}
         self._numbers = 0
-        self._to_post: asyncio.Queue[Operation] = asyncio.Queue()
-        self._posted: deque[_Posted] = deque()
-        self._posted_bytes = 0
-        self._room = asyncio.Event()
         self._watching: asyncio.TimerHandle | None = None
         self._progress_at = 0.0
-        self._tasks = [asyncio.create_task(work) for work in (self._post_all(), self._receive_all())]
+        self._receiving = asyncio.create_task(self._receive_all())
 
     @property
     def busy(self) -> bool:
-        """Whether something is with the peer."""
+        """Whether something is with the peer or under way."""
         if self.lost:
             return False
-        return bool(self._posted) or any(operation.awaits_peer for operation in self._operations.values())
+        return self._outgoing.busy or any(operation.awaits_peer for operation in self._operations.values())
 
     # --- operations --------------------------------------------------------------------------
 
-    def transfer(
-        self,
-        name: OperationName,
-        local: Region,
-        local_at: Strided,
-        remote: RemoteRegion,
-        remote_at: Strided,
-        notify: bytes,
+    def read(self, local: Region, local_at: Strided, remote: RemoteRegion, remote_at: Strided) -> Operation:
+        """Begin a read: the target sends the bytes."""
+        operation = self._operation("read", remote.key, remote_at)
+        operation.local = local
+        operation.answered.set_result("")
+        if not self.lost:
+            try:
+                description = self._registered.describe(local)
+            except NixlError as error:
+                operation.fail(self.peer, str(error))
+            else:
+                self._ask(operation, Place(local.remote.key, address(local), local_at, description))
+        return operation
+
+    def write(
+        self, local: Region, local_at: Strided, remote: RemoteRegion, remote_at: Strided, notify: bytes
     ) -> Operation:
-        """Begin a read or a write."""
-        closing = Closing(self._next_number(), notify or None)
-        operation = Operation(name, remote.key, remote_at, closing)
-        operation.local, operation.local_at = local, local_at
-        return self._ask(operation)
+        """Begin a write, behind every write and notification that was begun before."""
+        operation = self._operation("write", remote.key, remote_at)
+        operation.local = local
+        if not notify:
+            operation.answered.set_result("")
+
+        async def prepare() -> list[Chunk]:
+            place = (await self._leave(operation)).place
+            assert place is not None, "of a write"
+            self._registered.add(local)
+            if place.description:
+                self._agent.load(place.description)
+            here, there = Side(address(local), local_at), Side(place.address, place.at)
+            return chunks(here, local.remote.key, there, place.key, self._outgoing.chunk_bytes)
+
+        self._add(operation, prepare, notify or None)
+        return operation
 
     def notify(self, payload: bytes) -> Operation:
-        """Begin a notification behind everything that was begun before."""
-        return self._ask(Operation("notify", 0, _NOTHING, Closing(self._next_number(), payload)))
+        """Begin a notification, behind every write and notification that was begun before."""
+        operation = self._operation("notify", 0, _NOTHING)
+
+        async def prepare() -> list[Chunk]:
+            await self._leave(operation)
+            return []
+
+        self._add(operation, prepare, payload)
+        return operation
 
     async def finish(self, operation: Operation) -> None:
         """Until it is in place and taken. After a cancellation, too, its memory is used no more."""
@@ -144,107 +159,77 @@ class InitiatorLink:
         if refused:
             raise TransferError(self.peer, operation.name, operation.region, operation.at.offset, refused)
 
-    def _next_number(self) -> int:
+    def _operation(self, name: OperationName, region: int, at: Strided) -> Operation:
         self._numbers += 1
-        return self._numbers
-
-    def _ask(self, operation: Operation) -> Operation:
+        operation = Operation(self._numbers, name, region, at)
         if self.lost:
             operation.fail(self.peer, self.lost)
-            return operation
-        number = operation.closing.number
-        self._operations[number] = operation
-        self._line.post(Ask(number, operation.name, operation.region, operation.at))
-        self._to_post.put_nowait(operation)
-        self._watch_progress()
         return operation
 
-    def _abandon(self, operation: Operation) -> None:
-        operation.abandoned = True
-        self._end_abandoned(operation)
+    def _add(
+        self,
+        operation: Operation,
+        prepare: Callable[[], Awaitable[list[Chunk]]],
+        notification: bytes | None,
+    ) -> None:
+        if not self.lost:
+            closing = Mark(operation.number, notification=notification)
+            operation.job = Job(prepare, closing, None, lambda complete: self._sent(operation, complete))
+            self._ask(operation, None)
+            self._outgoing.add(operation.job)
 
-    def _end_abandoned(self, operation: Operation) -> None:
-        """One that was cancelled ends as soon as none of it is under way."""
-        if operation.abandoned and not operation.under_way and not operation.settled.done():
-            self._line.post(Dropped(operation.closing.number))
-            self._operations.pop(operation.closing.number, None)
-            operation.fail(self.peer, "cancelled")
-
-    # --- posting -----------------------------------------------------------------------------
-
-    async def _post_all(self) -> None:
-        while True:
-            operation = await self._to_post.get()
-            try:
-                granted = await operation.granted
-                if operation.local is None:
-                    self._post(operation, None, operation.closing)
-                elif not operation.abandoned:
-                    await self._post_chunks(operation, operation.local, granted)
-            except TransferError:
-                continue  # denied, and told to its caller
-            except NixlError as error:
-                return self.lose(str(error))
-
-    async def _post_chunks(self, operation: Operation, local: Region, granted: Granted) -> None:
-        self._registered.add(local)
-        if granted.description:
-            self._agent.load(granted.description)
-        here, there = Side(address(local), operation.local_at), Side(granted.address, operation.at)
-        parts = chunks(here, local.remote.key, there, operation.region)
-        for number, chunk in enumerate(parts):
-            await self._pace.take(chunk.nbytes)
-            while self._posted and self._posted_bytes + chunk.nbytes > WINDOW_BYTES:
-                self._room.clear()
-                await self._room.wait()
-            if operation.abandoned:
-                return
-            self._post(operation, chunk, operation.closing if number + 1 == len(parts) else None)
-
-    def _post(self, operation: Operation, chunk: Chunk | None, closing: Closing | None) -> None:
-        message = msgspec.msgpack.encode(closing) if closing else b""
-        transfer = None
-        if chunk is not None:
-            direction: Literal["READ", "WRITE"] = "READ" if operation.name == "read" else "WRITE"
-            transfer = self._agent.post(direction, chunk.local, chunk.remote, self._target, message=message)
-        nbytes = chunk.nbytes if chunk else 0
-        self._posted.append(_Posted(operation, transfer, nbytes, message))
-        self._posted_bytes += nbytes
-        operation.under_way += 1
-        self._watch_progress()
+    def _ask(self, operation: Operation, into: Place | None) -> None:
+        self._operations[operation.number] = operation
+        self._line.post(Ask(operation.number, operation.name, operation.region, operation.at, into))
+        if self._watching is None:
+            self._progress_at = self._loop.time()
+            self._watch()
         self._start_polling()
 
-    def poll(self) -> None:
-        """Move bytes, and end what is done, in the order in which it was posted: so are messages sent."""
+    async def _leave(self, operation: Operation) -> Granted:
+        """The target's; `LookupError` if it does not give it."""
         try:
-            if not self._posted:
-                self._agent.messages()
-            while self._posted and (self._posted[0].transfer is None or self._posted[0].transfer.done()):
-                self._end(self._posted.popleft())
-        except NixlError as error:
-            self.lose(str(error))
+            return await asyncio.shield(operation.granted)
+        except TransferError as error:
+            raise LookupError(str(error)) from error
 
-    def _end(self, posted: _Posted) -> None:
-        operation = posted.operation
-        if posted.transfer is None:
-            self._agent.send(self._target, posted.message)
-        else:
-            posted.transfer.release()
-        self._posted_bytes -= posted.nbytes
-        operation.under_way -= 1
+    def _abandon(self, operation: Operation) -> None:
+        if operation.job is not None:
+            self._outgoing.abandon(operation.job)
+        elif not operation.settled.done():
+            self._line.post(Dropped(operation.number))
+
+    def _sent(self, operation: Operation, complete: bool) -> None:
+        """Of a write or notification: all is in place; or it was cancelled, and nothing is under way."""
         self._progress_at = self._loop.time()
-        self._room.set()
-        if posted.message:
+        if complete:
             operation.settled.set_result(None)
-            self._forget_if_over(operation)
-        else:
-            self._end_abandoned(operation)
+        elif not operation.settled.done():
+            self._line.post(Dropped(operation.number))
+            operation.fail(self.peer, "cancelled")
+        self._forget_if_over(operation)
 
     def _forget_if_over(self, operation: Operation) -> None:
         if operation.over:
-            self._operations.pop(operation.closing.number, None)
+            self._operations.pop(operation.number, None)
 
-    # --- the peer's answers ------------------------------------------------------------------
+    # --- the peer ----------------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """Move bytes, and take what came in band."""
+        try:
+            self._outgoing.poll()
+            for message in self._agent.messages():
+                self._arrived(msgspec.msgpack.decode(message, type=Mark))
+        except (NixlError, msgspec.MsgspecError) as error:
+            self.lose(str(error))
+
+    def _arrived(self, mark: Mark) -> None:
+        self._progress_at = self._loop.time()
+        operation = self._operations.get(mark.number)
+        if operation is not None and mark.closes and not operation.settled.done():
+            operation.settled.set_result(None)
+            self._forget_if_over(operation)
 
     async def _receive_all(self) -> None:
         reason = "the peer closed the connection"
@@ -257,7 +242,7 @@ class InitiatorLink:
             reason = f"the peer sent what no peer of this version sends: {error}"
         self.lose(reason)
 
-    def _take(self, answer: Granted | Denied | Answered) -> None:
+    def _take(self, answer: Granted | Denied | Ended | Answered) -> None:
         self._progress_at = self._loop.time()
         operation = self._operations.get(answer.number)
         if operation is None:
@@ -267,6 +252,8 @@ class InitiatorLink:
                 operation.granted.set_result(answer)
             case Denied():
                 operation.fail(self.peer, answer.reason)
+            case Ended():
+                operation.fail(self.peer, "cancelled")
             case Answered() if not operation.answered.done():
                 operation.answered.set_result(answer.reason)
         self._forget_if_over(operation)
@@ -285,31 +272,26 @@ class InitiatorLink:
         if self.lost:
             return
         self.lost = reason
+        self._outgoing.stop()
         self._agent.close()
         self._line.close()
         if self._watching is not None:
             self._watching.cancel()
-        for task in self._tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
         for operation in self._operations.values():
             operation.fail(self.peer, reason)
         self._operations.clear()
-        self._posted.clear()
 
     async def ended(self) -> None:
-        """Until what works for the connection has noticed that it is lost."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _watch_progress(self) -> None:
-        if self._watching is None:
-            self._progress_at = self._loop.time()
-            self._watch()
+        """Until what works for the lost connection has stopped."""
+        await asyncio.gather(self._outgoing.posting, self._receiving, return_exceptions=True)
 
     def _watch(self) -> None:
         """Lose the link when, with something at the peer, nothing has come back for the timeout."""
         self._watching = None
         if not self.busy:
+            if self._operations:  # their bytes are still here: paced
+                self._progress_at = self._loop.time()
+                self._watching = self._loop.call_later(self._timeout_s / _WATCHES_PER_TIMEOUT, self._watch)
             return
         if self._loop.time() - self._progress_at >= self._timeout_s:
             return self.lose(f"no progress for {self._timeout_s:g} s (timeout_s)")

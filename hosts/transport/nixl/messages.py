@@ -1,9 +1,12 @@
 """What two ends of a NIXL connection tell each other.
 
-Over the rendezvous line: the greeting, and for every operation the initiator's `Ask` and the target's answer.
-Over TCP, UCX checks neither keys nor bounds at the target, and NIXL tells no target that it has work to do:
-the `Ask` lets the target check, and poll until the operation is over. In band, behind an operation's bytes: a
-`Closing`.
+Over the rendezvous line: the greeting, and for every operation the initiator's `Ask` and the target's
+answer. Over TCP, UCX checks neither keys nor bounds at the target, and NIXL tells nobody that there is work
+to do: the `Ask` lets the target check, and poll until the operation is over. In band, behind the bytes: a
+`Mark`.
+
+A read is a write by the target. UCX emulates reads over TCP, and aborts the process that is read from if the
+reader ends in the middle (`ucp_get_req_handler`, UCX of nixl-cu12 1.5.1); writes it does itself, and faster.
 """
 
 from __future__ import annotations
@@ -19,11 +22,12 @@ OperationName = Literal["read", "write", "notify"]
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Initiator to target: who connects, and in which class."""
+    """Initiator to target: who connects, in which class, and how to reach its agent."""
 
     version: int
     address: str
     traffic_class: TrafficClass
+    description: bytes
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -38,28 +42,39 @@ class Refused(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     reason: str
 
 
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """Where a side's bytes go: in its region ``key``, which begins at ``address``. ``description`` is for the
+    other side's agent to load, and empty where it has."""
+
+    key: int
+    address: int
+    at: Strided
+    description: bytes
+
+
 class Ask(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Initiator to target: may operation ``number`` touch these bytes? A notification touches none."""
+    """Initiator to target: operation ``number`` on these bytes, those of a read to be sent ``into`` a place.
+    A notification is about none."""
 
     number: int
     operation: OperationName
     region: int
     at: Strided
+    into: Place | None = None
 
 
 class Dropped(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Initiator to target: operation ``number`` was cancelled, and no byte of it is under way any more."""
+    """Initiator to target: operation ``number`` was cancelled. No more of a write comes; of a read, nothing
+    more is wanted, and `Ended` when none of it is under way."""
 
     number: int
 
 
 class Granted(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Target to initiator: it may. The region begins at ``address``; ``description`` is for the initiator's
-    agent to load, and empty where it has."""
+    """Target to initiator: write there; or send the notification."""
 
     number: int
-    address: int = 0
-    description: bytes = b""
+    place: Place | None = None
 
 
 class Denied(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -69,6 +84,12 @@ class Denied(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     reason: str
 
 
+class Ended(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Target to initiator: nothing of the dropped read is under way any more."""
+
+    number: int
+
+
 class Answered(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Target to initiator: what its handler made of a notification. Empty: it took it."""
 
@@ -76,13 +97,15 @@ class Answered(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True
     reason: str
 
 
-class Closing(msgspec.Struct, frozen=True, array_like=True):
-    """In band: the bytes of operation ``number`` are in place, and its notification, if any."""
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """In band: bytes of operation ``number`` are in place; if it ``closes``, all of them, and here is the
+    notification, if any."""
 
     number: int
+    closes: bool = True
     notification: bytes | None = None
 
 
 Greeting: Any = Welcome | Refused
 Request: Any = Ask | Dropped
-Answer: Any = Granted | Denied | Answered
+Answer: Any = Granted | Denied | Ended | Answered

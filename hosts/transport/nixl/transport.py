@@ -82,7 +82,11 @@ class NixlConnection:
         check_operation(self.peer, name, local, local_at, remote, remote_at)
         link = await self.link()
         check_operation(self.peer, name, local, local_at, remote, remote_at)
-        await link.finish(link.transfer(name, local, local_at, remote, remote_at, notify))
+        if name == "read":
+            operation = link.read(local, local_at, remote, remote_at)
+        else:
+            operation = link.write(local, local_at, remote, remote_at, notify)
+        await link.finish(operation)
 
     async def link(self) -> InitiatorLink:
         """The link, made anew if it was lost."""
@@ -201,7 +205,7 @@ class NixlTransport:
         try:
             agent = open_agent(config.bind_address, config.classes[traffic_class])
             async with asyncio.timeout(config.timeout_s):
-                await line.send(Hello(VERSION, self.address, traffic_class))
+                await line.send(Hello(VERSION, self.address, traffic_class, agent.description()))
                 answer: Welcome | Refused = await line.receive(Greeting)
             if isinstance(answer, Refused):
                 raise ValueError(f"the peer refused: {answer.reason}")
@@ -227,7 +231,13 @@ class NixlTransport:
                 agent = open_agent(self._config.bind_address, self._config.classes[hello.traffic_class])
             except NixlError as error:
                 return await line.send(Refused(str(error)))
-        link = TargetLink(agent, line, self._regions, self._deliver_from(hello.address), self._ticks.start)
+            try:
+                initiator = agent.load(hello.description)
+            except NixlError as error:
+                agent.close()
+                return await line.send(Refused(str(error)))
+        deliver_from = self._deliver_from(hello.address)
+        link = TargetLink(agent, line, initiator, self._regions, deliver_from, self._pace, self._ticks.start)
         self._targets.add(link)
         try:
             await line.send(Welcome(agent.description()))
