@@ -75,6 +75,9 @@ class Rendezvous:
             line = Line(reader, writer)
             try:
                 await serve(line)
+            except asyncio.CancelledError:
+                # By `close`. It stays in here: asyncio's streams log a task that ends cancelled as an error.
+                pass
             except (OSError, EOFError, ValueError, TimeoutError) as error:
                 _log.warning("ending the rendezvous with %s: %s", line.peer, error or type(error).__name__)
             finally:
