@@ -17,6 +17,10 @@ _MIN_BURST_BYTES = 16 * 1024
 _BURST_S = 0.001
 _MIN_QUEUE_BYTES = 8 * GSO_MAX_BYTES
 _QUEUE_S = 0.02
+_LOSSLESS_QUEUE_BYTES = 64 * 1024 * 1024
+"""A network for RDMA pauses senders instead of losing packets (IEEE 802.1Qbb), and Soft-RoCE repeats what is
+lost only after a timeout. Here the queue takes all that can be under way: of each queue pair that sends to or
+from the NIC 16 reads, each of a Layer Block at most, or 128 packets of writes."""
 
 
 def shaping_commands(device: str, nic: Nic, high_class: HighClass) -> list[str]:
@@ -29,19 +33,44 @@ def shaping_commands(device: str, nic: Nic, high_class: HighClass) -> list[str]:
             f"qdisc add dev {device} root handle 1: htb default 10",
             *_class(device, "1:", "1:10", rate, rate, leaf=True),
         ]
-    return [
+    lines = [
         f"qdisc add dev {device} root handle 1: htb default 20",
         *_class(device, "1:", "1:1", rate, rate),
-        *_class(device, "1:1", "1:10", rate * high_class.share, rate, priority=0, leaf=True),
-        *_class(device, "1:1", "1:20", rate * (1 - high_class.share), rate, priority=7, leaf=True),
+        *_class(
+            device, "1:1", "1:10", rate * high_class.share, rate, priority=0, leaf=True, lossless=nic.rdma
+        ),
+        *_class(
+            device,
+            "1:1",
+            "1:20",
+            rate * (1 - high_class.share),
+            rate,
+            priority=7,
+            leaf=True,
+            lossless=nic.rdma,
+        ),
         # The two low bits of the byte are ECN's, not the class's (RFC 3168).
         f"filter add dev {device} parent 1: protocol ip prio 1 u32"
         f" match ip dsfield {high_class.tos:#x} 0xfc flowid 1:10",
     ]
+    if nic.rdma:
+        lines.append(
+            f"filter add dev {device} parent 1: protocol ipv6 prio 2 u32"
+            f" match ip6 priority {high_class.tos:#x} 0xfc flowid 1:10"
+        )
+    return lines
 
 
 def _class(
-    device: str, parent: str, name: str, rate: float, ceil: float, *, priority: int = 0, leaf: bool = False
+    device: str,
+    parent: str,
+    name: str,
+    rate: float,
+    ceil: float,
+    *,
+    priority: int = 0,
+    leaf: bool = False,
+    lossless: bool = False,
 ) -> list[str]:
     burst_bytes = max(_MIN_BURST_BYTES, round(ceil * _BURST_S))
     lines = [
@@ -51,6 +80,6 @@ def _class(
     ]
     if leaf:
         # In bytes, as a switch's buffer is: HTB's default queue holds 1000 segments, seconds of delay here.
-        queue_bytes = max(_MIN_QUEUE_BYTES, round(ceil * _QUEUE_S))
+        queue_bytes = _LOSSLESS_QUEUE_BYTES if lossless else max(_MIN_QUEUE_BYTES, round(ceil * _QUEUE_S))
         lines.append(f"qdisc add dev {device} parent {name} bfifo limit {queue_bytes}")
     return lines
