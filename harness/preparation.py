@@ -8,7 +8,15 @@ from pathlib import Path
 
 import msgspec
 
-from harness.cluster import RDMA_GID_INDEX, Cluster, ClusterError, ClusterHost, ClusterSpec, HighClass
+from harness.cluster import (
+    RDMA_GID_INDEX,
+    Cluster,
+    ClusterError,
+    ClusterHost,
+    ClusterSpec,
+    HighClass,
+    shaped_classes,
+)
 from harness.experiment import Experiment, ExperimentError, HardwareProfile, load_profile
 from harness.feasibility import bottlenecks, check_buffers, check_hbm
 from harness.scale_model import ScaleModel, scale
@@ -140,7 +148,7 @@ class Preparation:
                 verbs=_verbs(transport.verbs, host),
             ),
             buffer_pages="base" if storage_host else transport.buffer_pages,
-            nics=tuple(NicConfig(nic.name, nic.network) for nic in host.nics),
+            nics=tuple(NicConfig(nic.name, nic.network, shaped_classes(nic)) for nic in host.nics),
             engine=scale.engines["decode" if host.role == "decode" else "prefill"],
             fetch_interval_s=self.fetch_interval_s,
             content_seed=int(self.trace.sha256[:15], 16),

@@ -27,15 +27,16 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 CacheMode = Literal["page", "direct"]
-ReadEngine = Literal["io_uring", "threads"]
-TransportKind = Literal["tcp", "verbs", "memory"]
+ReadEngine = Literal["io_uring", "threads", "nixl"]
+TransportKind = Literal["tcp", "verbs", "nixl", "memory"]
 
 
 class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the KV store is: ``url`` for http, ``root`` for posix.
 
     ``read_streams`` ranges of at most ``read_chunk_bytes`` are in flight at once. ``cache`` (posix): through
-    the page cache or past it (O_DIRECT); ``engine`` (posix): threads are also what is used without io_uring.
+    the page cache or past it (O_DIRECT); ``engine`` (posix): threads are also what is used without io_uring;
+    ``nixl`` is NIXL's POSIX backend, an error where it is not installed.
     ``pace_bytes_per_s`` > 0 limits the rate in the agent (loopback mode, where no NIC does).
     """
 
@@ -125,7 +126,12 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NicConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An interface to sample and the network it is on."""
+    """An interface to sample and the network it is on.
+
+    ``shaped_classes``: which class of traffic a leaf of its queueing discipline carries, by class id (tc(8)),
+    where an emulated link has such leaves.
+    """
 
     name: str
     network: Network
+    shaped_classes: dict[str, TrafficClass] = {}

@@ -112,4 +112,5 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
         slack_bytes = int(config.buffer_bytes * _BUFFER_SLACK)
         arena = BufferArena(config.buffer_bytes, _ALIGNMENT_BYTES, slack_bytes, config.buffer_pages)
         region = transport.register(arena.view)
+        storage.register(arena.view.data)
         yield Host(config, arena, region, storage, reads, transport)

@@ -5,23 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
 from rich.table import Table
 
 from harness.bench.contest import Contest
 from harness.bench.storage import bench_storage
-from harness.bench.transport import bench_transport
+from harness.bench.transport import Ends, bench_transport
 from harness.console import JsonOption, out, print_json
 from harness.experiment import ExperimentError
 from hosts.bench.reads import Reads
 from hosts.bench.transfers import Transfers
-from hosts.config import StorageConfig, TransportConfig
+from hosts.config import ReadEngine, StorageConfig, TransportConfig, TransportKind
 
 bench = typer.Typer(
     name="bench", help="Raw rates of single parts, beside perftest, iperf3 and fio.", no_args_is_help=True
 )
+_TRANSPORTS: dict[str, TransportKind] = {"tcp": "tcp", "verbs": "verbs", "nixl": "nixl"}
+_ENGINES: dict[str, ReadEngine] = {"io_uring": "io_uring", "threads": "threads", "nixl": "nixl"}
+_Name = TypeVar("_Name", bound=str)
 _SUFFIXES = {"k": 2**10, "m": 2**20, "g": 2**30}
 
 _RoundsOption = Annotated[int, typer.Option(min=1, help="Times that every tool measures, A B B A.")]
@@ -31,9 +34,13 @@ _PeerOption = Annotated[
 ]
 
 
-@bench.command("transport", epilog="Example: `dualpath bench transport --kind tcp --block 64M --depth 2`")
+@bench.command(
+    "transport", epilog="Example: `dualpath bench transport --kind tcp,nixl --block 64M --depth 2`"
+)
 def transport_command(
-    kind: Annotated[Literal["tcp", "verbs"], typer.Option(help="Transport.")] = "tcp",
+    kind: Annotated[
+        str, typer.Option(help="Transports that measure in turn: tcp, verbs or nixl, separated by commas.")
+    ] = "tcp",
     address: Annotated[str, typer.Option(help="Where the initiator's NIC is.")] = "127.0.0.1",
     peer_address: Annotated[str, typer.Option(help="Where the target's NIC is.")] = "127.0.0.1",
     direction: Annotated[Literal["read", "write"], typer.Option(help="One-sided operation.")] = "read",
@@ -47,11 +54,16 @@ def transport_command(
     json: JsonOption = False,
 ) -> None:
     """Bandwidth, operations, latency and CPU of a transport between two processes of this machine."""
-    ours = TransportConfig(kind=kind, bind_address=address)
-    target = TransportConfig(kind=kind, bind_address=peer_address)
+    ends = [
+        Ends(
+            TransportConfig(kind=name, bind_address=address),
+            TransportConfig(kind=name, bind_address=peer_address),
+        )
+        for name in _names("kind", kind, _TRANSPORTS)
+    ]
     cases = [
         bench_transport(
-            ours, target, Transfers(direction, nbytes, batch, depth, traffic_class, seconds), rounds, peer
+            ends, Transfers(direction, nbytes, batch, depth, traffic_class, seconds), rounds, peer
         )
         for nbytes in _sizes(block)
     ]
@@ -76,7 +88,8 @@ def storage_command(
         Literal["direct", "page"], typer.Option(help="Past the page cache, or through it.")
     ] = "direct",
     engine: Annotated[
-        Literal["io_uring", "threads"], typer.Option(help="How the kernel is asked.")
+        str,
+        typer.Option(help="What asks the kernel, in turn: io_uring, threads or nixl, separated by commas."),
     ] = "io_uring",
     seconds: _SecondsOption = 3.0,
     rounds: _RoundsOption = 4,
@@ -85,26 +98,29 @@ def storage_command(
 ) -> None:
     """Bandwidth, operations, latency and CPU of reads from a directory."""
     (file_bytes,) = _sizes(size)
-    config = StorageConfig(kind="posix", root=str(root), read_streams=depth, cache=cache, engine=engine)
+    configs = [
+        StorageConfig(kind="posix", root=str(root), read_streams=depth, cache=cache, engine=name)
+        for name in _names("engine", engine, _ENGINES)
+    ]
     cases = [
-        bench_storage(config, Reads(nbytes, depth, order == "random", seconds), file_bytes, rounds, peer)
+        bench_storage(configs, Reads(nbytes, depth, order == "random", seconds), file_bytes, rounds, peer)
         for nbytes in _sizes(block)
     ]
     if json:
         print_json(cases)
         return
-    _print(
-        (f"{order} {_size(case.reads.block_bytes)}, {cache}, {case.engine}", case.contest) for case in cases
-    )
+    _print((f"{order} {_size(case.reads.block_bytes)}, {cache}", case.contest) for case in cases)
+    for asked, used in {pair for case in cases for pair in case.engines.items() if pair[0] != pair[1]}:
+        out.print(f"{asked}: there is none here, read with {used}")
 
 
 def _print(cases: Iterable[tuple[str, Contest]]) -> None:
-    table = Table("what", "tool", "GB/s", "operations/s", "p50", "p99", "CPU s/GB", "of the peer's", box=None)
+    table = Table("what", "tool", "GB/s", "operations/s", "p50", "p99", "CPU s/GB", "first / this", box=None)
     for what, contest in cases:
-        first, *others = contest.rounds
+        first = next(iter(contest.rounds))
         for tool in contest.rounds:
             result = contest.median(tool)
-            share = f"{contest.ratio(first, others[0]):.0%}" if others and tool == first else ""
+            ratio = "" if tool == first else f"{contest.ratio(first, tool):.0%}"
             table.add_row(
                 what,
                 tool,
@@ -113,14 +129,25 @@ def _print(cases: Iterable[tuple[str, Contest]]) -> None:
                 _shown(result.latency_s_p50, "{:.2f} ms", 1e3),
                 _shown(result.latency_s_p99, "{:.2f} ms", 1e3),
                 _shown(result.cpu_s_per_gb, "{:.2f}"),
-                share,
+                ratio,
             )
     out.print(table)
-    out.print("medians over rounds; the share is the median of the rounds' own ratios")
+    out.print(
+        "medians over rounds; first / this: the first tool's bandwidth over this one's, the median of the "
+        "rounds' own ratios"
+    )
 
 
 def _shown(value: float | None, form: str, factor: float = 1.0) -> str:
     return "" if value is None else form.format(value * factor)
+
+
+def _names(option: str, text: str, known: dict[str, _Name]) -> list[_Name]:
+    """``tcp,nixl`` as those, each once; ExperimentError for one that is not ``known``."""
+    for name in text.split(","):
+        if name.strip() not in known:
+            raise ExperimentError(f"{option}: found '{name}', expected some of {', '.join(known)}")
+    return list(dict.fromkeys(known[name.strip()] for name in text.split(",")))
 
 
 def _sizes(text: str) -> list[int]:

@@ -1,12 +1,14 @@
-"""``dualpath bench transport``: one transport between two processes of this machine, beside its peer tool."""
+"""``dualpath bench transport``: transports between two processes of this machine, beside their peer tools."""
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
 
 import msgspec
 import psutil
@@ -19,29 +21,37 @@ from hosts.config import TransportConfig
 _STOP_S = 10.0
 
 
-class TransportCase(msgspec.Struct, frozen=True):
-    """One line of the result: what was moved how, and by whom."""
+class Ends(NamedTuple):
+    """One transport's two ends."""
 
-    kind: str
+    initiator: TransportConfig
+    target: TransportConfig
+
+
+class TransportCase(msgspec.Struct, frozen=True):
+    """What was moved how, and by which transports and tools."""
+
+    kinds: tuple[str, ...]
     transfers: Transfers
     contest: Contest
 
 
-def bench_transport(
-    ours: TransportConfig, target: TransportConfig, transfers: Transfers, rounds: int, peer: bool
-) -> TransportCase:
-    """Measure ``rounds`` times, the peer tool in turn where it is wanted, installed and does the same
-    thing."""
-    tools: dict[str, Callable[[], Result]] = {ours.kind: lambda: _measured(ours, target, transfers)}
-    if peer and (other := _peer_tool(ours, target, transfers)):
-        name, run = other
-        tools[name] = run
-    return TransportCase(ours.kind, transfers, contest(tools, rounds))
+def bench_transport(ends: Sequence[Ends], transfers: Transfers, rounds: int, peer: bool) -> TransportCase:
+    """Measure every transport ``rounds`` times in turn, and in turn with them the peer tools, where they are
+    wanted, installed and do the same thing."""
+    tools: dict[str, Callable[[], Result]] = {}
+    for pair in ends:
+        tools[pair.initiator.kind] = partial(_measured, pair, transfers)
+    for pair in ends if peer else ():
+        if other := _peer_tool(*pair, transfers):
+            name, run = other
+            tools[name] = run
+    return TransportCase(tuple(pair.initiator.kind for pair in ends), transfers, contest(tools, rounds))
 
 
-def _measured(ours: TransportConfig, target: TransportConfig, transfers: Transfers) -> Result:
-    with _target(Target(target, transfers.target_bytes)) as (offer, cpu_s):
-        return Result.of(asyncio.run(initiate(ours, offer, transfers, cpu_s)))
+def _measured(ends: Ends, transfers: Transfers) -> Result:
+    with _target(Target(ends.target, transfers.target_bytes)) as (offer, cpu_s):
+        return Result.of(asyncio.run(initiate(ends.initiator, offer, transfers, cpu_s)))
 
 
 @contextmanager

@@ -145,10 +145,10 @@ class Transport(Section, frozen=True):
     """What moves Layer Blocks between hosts. A peer that is silent for ``timeout_s`` (wall clock) is lost.
 
     ``buffer_pages`` are behind the hosts' buffers; ``classes`` are how the traffic classes are marked;
-    ``verbs`` is for ``kind = "verbs"``.
+    ``verbs`` is for ``kind = "verbs"``; ``kind = "nixl"`` wants NIXL installed on the hosts.
     """
 
-    kind: Literal["tcp", "verbs"] = "tcp"
+    kind: Literal["tcp", "verbs", "nixl"] = "tcp"
     timeout_s: AboveZero = 10.0
     buffer_pages: PageKind = "transparent"
     classes: dict[TrafficClass, ClassMark] = msgspec.field(default_factory=default_classes)

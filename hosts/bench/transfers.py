@@ -18,10 +18,11 @@ import msgspec
 
 from hosts.bench.load import Observed, closed_loop
 from hosts.buffers import BufferArena
-from hosts.config import TransportConfig
+from hosts.config import PageKind, TransportConfig
 from hosts.transport import RemoteRegion, Strided, TrafficClass, open_transport
 
 _PAGE_BYTES = 4096
+_PAGES: PageKind = "transparent"
 Direction = Literal["read", "write"]
 
 
@@ -76,7 +77,7 @@ async def initiate(
     """Run ``transfers`` against the offer; ``target_cpu_s`` is what its process has used so far."""
     transport = await open_transport(config)
     try:
-        arena = BufferArena(transfers.operation_bytes * transfers.depth, _PAGE_BYTES)
+        arena = BufferArena(transfers.operation_bytes * transfers.depth, _PAGE_BYTES, pages=_PAGES)
         local = transport.register(arena.view)
         connection = await transport.connect(offer.address, transfers.traffic_class)
         perform = connection.read if transfers.direction == "read" else connection.write
@@ -104,7 +105,7 @@ async def initiate(
 async def _serve(target: Target) -> None:
     transport = await open_transport(target.transport)
     try:
-        region = transport.register(BufferArena(target.buffer_bytes, _PAGE_BYTES).view)
+        region = transport.register(BufferArena(target.buffer_bytes, _PAGE_BYTES, pages=_PAGES).view)
         offer = Offer(transport.address, region.remote, os.getpid())
         sys.stdout.write(msgspec.json.encode(offer).decode() + "\n")
         sys.stdout.flush()

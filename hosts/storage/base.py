@@ -38,6 +38,10 @@ class Storage(Protocol):
         """Object bytes that the store has taken so far."""
         ...
 
+    def register(self, buffer: memoryview) -> None:
+        """Most reads will fill parts of ``buffer``, which stays until `close`: prepare for that, once."""
+        ...
+
     async def read_into(self, key: str, offset: int, into: memoryview) -> None:
         """Fill ``into`` from byte ``offset`` of the object; less than that many bytes is an error."""
         ...

@@ -42,6 +42,9 @@ class HttpStorage:
         self._idle: list[HttpConnection] = []
         self._closed = False
 
+    def register(self, buffer: memoryview) -> None:
+        """See `Storage.register`; sockets need no preparation."""
+
     async def read_into(self, key: str, offset: int, into: memoryview) -> None:
         """See `Storage.read_into`."""
         check_key(key, "read")

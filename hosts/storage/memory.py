@@ -15,6 +15,9 @@ class MemoryStorage:
         self.bytes_written = 0
         self._objects: dict[str, bytes] = {}
 
+    def register(self, buffer: memoryview) -> None:
+        """See `Storage.register`; a copy needs no preparation."""
+
     async def read_into(self, key: str, offset: int, into: memoryview) -> None:
         """See `Storage.read_into`."""
         check_key(key, "read")

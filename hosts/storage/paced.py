@@ -24,6 +24,10 @@ class PacedStorage:
         """See `Storage.bytes_written`."""
         return self._storage.bytes_written
 
+    def register(self, buffer: memoryview) -> None:
+        """See `Storage.register`."""
+        self._storage.register(buffer)
+
     async def read_into(self, key: str, offset: int, into: memoryview) -> None:
         """See `Storage.read_into`; done when the bytes would have passed the NIC."""
         await self._inbound.take(into.nbytes)

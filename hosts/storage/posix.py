@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from hosts.config import StorageConfig
+from hosts.nixl_agent import NixlError
 from hosts.storage.base import Data, StorageError, check_key, check_range, short_read
 from hosts.storage.file_reads import (
     DirectReads,
@@ -29,6 +30,7 @@ from hosts.storage.file_reads import (
     direct_alignment,
     in_thread,
 )
+from hosts.storage.nixl_reads import NixlReads
 
 _T = TypeVar("_T")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -46,7 +48,8 @@ class _SharedFile:
 
 
 class PosixStorage:
-    """Objects as files, read straight into the buffer by io_uring or, where the kernel has none, by threads.
+    """Objects as files, read straight into the buffer by io_uring or, where the kernel has none, by threads;
+    or by NIXL.
 
     A system call on a mount that hangs cannot be taken back, so ``timeout_s`` does not bound it.
     """
@@ -61,12 +64,17 @@ class PosixStorage:
             raise StorageError(config.root, "open", f"{error.strerror}; expected a directory") from error
         threads = config.read_streams + _WRITE_STREAMS
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="posix-storage")
-        self.engine, self._reads = self._open_reads(config)
+        try:
+            self.engine, self._reads = self._open_reads(config)
+        except StorageError:
+            self._threads.shutdown()
+            os.close(self._root)
+            raise
         self._opened: dict[str, _SharedFile] = {}
 
     def _open_reads(self, config: StorageConfig) -> tuple[str, FileReads]:
         engine = "threads"
-        reads: UringReads | ThreadReads = ThreadReads(self._threads)
+        reads: FileReads = ThreadReads(self._threads)
         if config.engine == "io_uring":
             try:
                 engine, reads = "io_uring", UringReads(config.read_streams)
@@ -74,11 +82,16 @@ class PosixStorage:
                 _log.warning(
                     "reading by threads: this kernel offers no io_uring (%s)", error.strerror or error
                 )
+        elif config.engine == "nixl":
+            try:
+                engine, reads = "nixl", NixlReads(config.read_streams, self._threads)
+            except NixlError as error:
+                raise StorageError(config.root, "open", str(error)) from error
         self._ring = reads if isinstance(reads, UringReads) else None
         return engine, DirectReads(reads, direct_alignment(self._root)) if self._direct else reads
 
     def register(self, buffer: memoryview) -> None:
-        """Tell the kernel of a buffer that most reads will go to, so that it is pinned once."""
+        """See `Storage.register`: io_uring pins it once, instead of at every read."""
         if self._ring is not None:
             try:
                 self._ring.register(buffer)

@@ -21,6 +21,8 @@ _SUBMISSIONS_AT, _ENTRIES_AT = 0, 0x10000000
 _SINGLE_MAP = 1  # IORING_FEAT_SINGLE_MMAP, Linux 5.4
 _REGISTER_BUFFERS, _REGISTER_EVENTFD = 0, 4
 _READ, _READ_FIXED = 22, 4
+_MAX_PART_BYTES = 1 << 30
+"""Largest buffer that the kernel registers as one (io_uring_register(2))."""
 _SUBMISSION = np.dtype(
     [
         ("opcode", "u1"), ("flags", "u1"), ("ioprio", "<u2"), ("fd", "<i4"), ("offset", "<u8"),
@@ -87,7 +89,7 @@ class Ring:
         self._waiting: deque[_Read] = deque()
         self._reads: dict[int, _Read] = {}
         self._numbers = 0
-        self._registered = (0, 0)
+        self._registered = range(0)
         self._flush_due = False
         try:
             if not parameters.features & _SINGLE_MAP:
@@ -129,11 +131,23 @@ class Ring:
         np.frombuffer(rings, "<u4", self._depth, sq.array_or_flags)[:] = np.arange(self._depth)
 
     def register(self, address: int, nbytes: int) -> None:
-        """Pin a buffer once: reads into it need not pin it again. OSError if the limit of locked memory is
-        too low."""
-        vector = _Vector(address, nbytes)
-        _system_call(_REGISTER, self._fd, _REGISTER_BUFFERS, ctypes.byref(vector), 1)
-        self._registered = (address, address + nbytes)
+        """Pin a buffer, the only one, once: reads into it need not pin it again.
+
+        OSError if the limit of locked memory is too low, or if a buffer is registered already.
+        """
+        starts = range(0, nbytes, _MAX_PART_BYTES)
+        parts = [_Vector(address + first, min(nbytes - first, _MAX_PART_BYTES)) for first in starts]
+        vectors = (_Vector * len(parts))(*parts)
+        _system_call(_REGISTER, self._fd, _REGISTER_BUFFERS, ctypes.byref(vectors), len(parts))
+        self._registered = range(address, address + nbytes)
+
+    def _registered_part(self, address: int, nbytes: int) -> int | None:
+        """Which part of the registered buffer holds all of these bytes; None if none does."""
+        first = address - self._registered.start
+        if first < 0 or address + nbytes > self._registered.stop:
+            return None
+        part = first // _MAX_PART_BYTES
+        return part if (first + nbytes - 1) // _MAX_PART_BYTES == part else None
 
     async def read(self, fd: int, offset: int, address: int, nbytes: int) -> int:
         """As pread(2), which may be short. After a cancellation, too, the memory is used no more when this
@@ -170,11 +184,10 @@ class Ring:
             request = self._waiting.popleft()
             self._numbers += 1
             self._reads[self._numbers] = request
-            begin, end = self._registered
-            fixed = begin <= request.address and request.address + request.nbytes <= end
+            part = self._registered_part(request.address, request.nbytes)
             self._submissions[(tail + count) & self._mask] = (
-                _READ_FIXED if fixed else _READ, 0, 0, request.fd, request.offset, request.address,
-                request.nbytes, 0, self._numbers, 0, b"",
+                _READ if part is None else _READ_FIXED, 0, 0, request.fd, request.offset, request.address,
+                request.nbytes, 0, self._numbers, part or 0, b"",
             )  # fmt: skip
             count += 1
         self._submission_tail[0] = (tail + count) & 0xFFFFFFFF

@@ -38,6 +38,10 @@ async def open_transport(config: TransportConfig) -> Transport:
             from hosts.transport.verbs import open_verbs
 
             return await open_verbs(config)
+        case "nixl":
+            from hosts.transport.nixl import open_nixl
+
+            return await open_nixl(config)
         case "memory":
             from hosts.transport.memory import MemoryTransport
 

@@ -85,13 +85,13 @@ class _Runs(NamedTuple):
         return np.add.outer(begins, np.arange(0, self.run, step, dtype=np.int64)).reshape(-1)
 
 
-def plan(local: Side, remote: Side, max_entries: int) -> Plan:
+def plan(local: Side, remote: Side, max_entries: int, max_bytes: int = MAX_MESSAGE_BYTES) -> Plan:
     """The operation in as few requests as possible. Both sides have equal ``nbytes``, at least 1.
 
-    A request covers one run of remote bytes, and gathers from or scatters to at most ``max_entries`` local
-    runs.
+    A request covers one run of remote bytes, at most ``max_bytes`` of it, and gathers from or scatters to at
+    most ``max_entries`` local runs.
     """
-    shape = _shape(_runs(local.at), _runs(remote.at), max_entries, MAX_MESSAGE_BYTES)
+    shape = _shape(_runs(local.at), _runs(remote.at), max_entries, max_bytes)
     return Plan(shape, local.base + local.at.offset, remote.base + remote.at.offset)
 
 

@@ -32,10 +32,14 @@ class Line:
         name = writer.get_extra_info("peername")
         self.peer = f"{name[0]}:{name[1]}" if name else "?"
 
-    async def send(self, message: object) -> None:
-        """Send any value that msgspec encodes; OSError if the connection is lost."""
+    def post(self, message: object) -> None:
+        """Send any value that msgspec encodes, without waiting. On a lost connection it is gone."""
         payload = msgspec.msgpack.encode(message)
         self._writer.write(len(payload).to_bytes(_LENGTH_BYTES, "little") + payload)
+
+    async def send(self, message: object) -> None:
+        """Send any value that msgspec encodes; OSError if the connection is lost."""
+        self.post(message)
         await self._writer.drain()
 
     async def receive(self, kind: type[_T]) -> _T:
@@ -75,11 +79,10 @@ class Rendezvous:
             line = Line(reader, writer)
             try:
                 await serve(line)
-            except asyncio.CancelledError:
-                # By `close`. It stays in here: asyncio's streams log a task that ends cancelled as an error.
-                pass
             except (OSError, EOFError, ValueError, TimeoutError) as error:
                 _log.warning("ending the rendezvous with %s: %s", line.peer, error or type(error).__name__)
+            except asyncio.CancelledError:
+                pass  # by `close`; asyncio's streams (3.11) report a task that ends so as an error
             finally:
                 tasks.discard(task)
                 line.close()

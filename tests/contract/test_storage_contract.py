@@ -7,22 +7,36 @@ import gc
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nginx_server import NGINX, nginx
 
-from hosts.config import StorageConfig
+from hosts.config import ReadEngine, StorageConfig
+from hosts.nixl_agent import INSTALL
 from hosts.storage import Storage, StorageError, open_storage
+from hosts.storage.file_reads import ThreadReads
 
-KINDS = ["http", "posix", "posix by threads", "posix past the page cache", "memory"]
+NIXL = ["posix by nixl", "posix by nixl past the page cache"] if find_spec("nixl_cu12") else []
+KINDS = ["http", "posix", "posix by threads", "posix past the page cache", *NIXL, "memory"]
 NOT_KEYS = ["", "/", "/etc/passwd", "a//b", "a/", "../a", "a/../b", "a/.", ".hidden", "a b", "a\n", "é"]
 NOT_KEYS += ["a?b", "%2e", "x" * 300, "x/" * 600 + "x"]
+needs_nixl = pytest.mark.skipif(
+    not NIXL, reason=f"NOT COLLECTED: all tests over NIXL's POSIX backend; {INSTALL}, or tox -e nixl"
+)
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx-light")
+
+
+def engine_of(kind: str) -> ReadEngine:
+    if "nixl" in kind:
+        return "nixl"
+    return "threads" if kind == "posix by threads" else "io_uring"
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +51,8 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
             return StorageConfig(
                 kind="posix",
                 root=str(tmp_path_factory.mktemp("store")),
-                engine="threads" if kind == "posix by threads" else "io_uring",
-                cache="direct" if kind == "posix past the page cache" else "page",
+                engine=engine_of(kind),
+                cache="direct" if kind.endswith("past the page cache") else "page",
             )
         if NGINX is None:
             pytest.skip("nginx is not installed: apt-get install nginx-light")
@@ -212,7 +226,7 @@ def test_closing_leaks_nothing(configs: Callable[[str], StorageConfig], kind: st
 @pytest.mark.parametrize("kind", KINDS)
 def test_pacing_bounds_reads_and_writes(configs: Callable[[str], StorageConfig], kind: str) -> None:
     config = configs(kind)
-    paced = StorageConfig(kind=config.kind, url=config.url, root=config.root, pace_bytes_per_s=2e6)
+    paced = msgspec.structs.replace(config, pace_bytes_per_s=2e6)
 
     async def test(storage: Storage) -> None:
         began_at = time.monotonic()
@@ -222,6 +236,26 @@ def test_pacing_bounds_reads_and_writes(configs: Callable[[str], StorageConfig],
         assert (storage.bytes_read, storage.bytes_written) == (200_000, 200_000)
 
     over(paced, test)
+
+
+@needs_nixl
+def test_nixl_is_collected() -> None:
+    assert set(NIXL) <= set(KINDS)
+
+
+@needs_nixl
+def test_nixl_is_what_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the threads that read what it cannot: the tail of a file past the page cache, errors."""
+
+    async def nothing(*_: object) -> int:
+        raise AssertionError("read by a thread")
+
+    async def test(storage: Storage) -> None:
+        await storage.write("a", bytes(range(256)) * 400)
+        monkeypatch.setattr(ThreadReads, "read", nothing)
+        assert await read(storage, "a", 1, 70_000) == (bytes(range(256)) * 400)[1:70_001]
+
+    over(StorageConfig(kind="posix", root=str(tmp_path), engine="nixl"), test)
 
 
 @needs_nginx

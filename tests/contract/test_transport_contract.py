@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hosts.config import TransportConfig
+from hosts.nixl_agent import INSTALL
 from hosts.transport import (
     Connection,
     Region,
@@ -34,8 +38,21 @@ from hosts.transport import (
 VERBS_ADDRESSES = os.environ.get("DUALPATH_VERBS_ADDRESSES", "").split(",")
 """Of two RDMA ports that reach each other; where there are none, verbs are not collected (tox -e rdma has
 them)."""
-KINDS = ["tcp", "memory", *(["verbs"] if len(VERBS_ADDRESSES) == 2 else [])]
+VERBS = ["verbs"] if len(VERBS_ADDRESSES) == 2 else []
+NIXL = ["nixl"] if find_spec("nixl_cu12") else []
+BETWEEN_PROCESSES = ["tcp", *VERBS, *NIXL]
+KINDS = ["memory", *BETWEEN_PROCESSES]
 REGION_BYTES = 1 << 20
+
+
+@pytest.mark.skipif(not VERBS, reason="NOT COLLECTED: all tests over verbs; tox -e rdma has two RDMA ports")
+def test_verbs_are_collected() -> None:
+    assert "verbs" in KINDS
+
+
+@pytest.mark.skipif(not NIXL, reason=f"NOT COLLECTED: all tests over nixl; {INSTALL}, or tox -e nixl")
+def test_nixl_is_collected() -> None:
+    assert "nixl" in KINDS
 
 
 class Pair(NamedTuple):
@@ -49,13 +66,15 @@ class Pair(NamedTuple):
     notifications: list[bytes]
 
 
+def config_of(kind: str, end: int, **config: Any) -> TransportConfig:
+    """Of the initiator's end, 0, or of the target's, 1."""
+    address = VERBS_ADDRESSES[end] if kind == "verbs" else "127.0.0.1"
+    return TransportConfig(kind=kind, bind_address=address, **config)  # type: ignore[arg-type]
+
+
 @asynccontextmanager
 async def pair(kind: str, nbytes: int = REGION_BYTES, **config: Any) -> AsyncIterator[Pair]:
-    addresses = VERBS_ADDRESSES if kind == "verbs" else ["127.0.0.1", "127.0.0.1"]
-    initiator, target = [
-        await open_transport(TransportConfig(kind=kind, bind_address=address, **config))  # type: ignore[arg-type]
-        for address in addresses
-    ]
+    initiator, target = [await open_transport(config_of(kind, end, **config)) for end in (0, 1)]
     try:
         notifications: list[bytes] = []
         target.on_notification(notifications.append)
@@ -246,6 +265,37 @@ def test_unequal_sizes_and_deregistered_regions_are_errors(kind: str) -> None:
     over_pair(kind, test)
 
 
+@pytest.mark.parametrize("kind", BETWEEN_PROCESSES)
+@pytest.mark.parametrize("operation", ["read", "write"])
+@pytest.mark.parametrize("end", ["initiator", "target"])
+def test_a_region_deregistered_in_mid_transfer_is_touched_no_more(
+    kind: str, operation: str, end: str
+) -> None:
+    nbytes = 32 << 20
+
+    async def test(ends: Pair) -> None:
+        filled = ends.local.view if operation == "read" else ends.remote.view
+        filled[:] = 0
+        call = getattr(ends.connection, operation)
+        transfer = asyncio.create_task(
+            call(ends.local, Strided(0, nbytes), ends.remote.remote, Strided(0, nbytes))
+        )
+        while not filled[0]:  # noqa: ASYNC110 - memory tells nobody when it changes
+            await asyncio.sleep(0)
+        if end == "initiator":
+            ends.initiator.deregister(ends.local)
+        else:
+            ends.target.deregister(ends.remote)
+        touched = filled.copy()
+        with pytest.raises(TransferError, match=ends.target.address):
+            await transfer
+        await asyncio.sleep(0.05)
+        if (operation == "read") == (end == "initiator"):  # the region that is written to
+            assert np.array_equal(filled, touched)
+
+    over_pair(kind, test, nbytes=nbytes)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_read_only_and_scattered_buffers_cannot_be_registered(kind: str) -> None:
     async def test(ends: Pair) -> None:
@@ -397,20 +447,45 @@ def test_closing_fails_what_is_outstanding_and_leaks_nothing(kind: str) -> None:
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
+def rdma_resources() -> Any:
+    """Queue pairs, memory regions, completion queues and the like that there are now, by device."""
+    shown = subprocess.run(["rdma", "-j", "resource", "show"], check=True, capture_output=True, timeout=10)
+    return json.loads(shown.stdout)
+
+
+@pytest.mark.skipif(not VERBS or shutil.which("rdma") is None, reason="no RDMA ports, or no rdma command")
+def test_verbs_leave_nothing_on_the_devices() -> None:
+    async def test(ends: Pair) -> None:
+        at = Strided(0, REGION_BYTES)
+        high = await ends.initiator.connect(ends.target.address, "high")
+        reverse = await ends.target.connect(ends.initiator.address)
+        await high.read(ends.local, at, ends.remote.remote, at)
+        await reverse.write(ends.remote, at, ends.local.remote, at)
+        ends.target.deregister(ends.remote)
+        with pytest.raises(TransferError):
+            await ends.connection.read(ends.local, at, ends.remote.remote, at)
+        assert rdma_resources() != before
+
+    before = rdma_resources()
+    over_pair("verbs", test)
+    gc.collect()
+    assert rdma_resources() == before
+
+
 class PeerProcess:
     """`transport_peer.py` running."""
 
-    def __init__(self, nbytes: int, pace_bytes_per_s: float) -> None:
+    def __init__(self, config: TransportConfig, nbytes: int) -> None:
         script = Path(__file__).with_name("transport_peer.py")
         self.process = subprocess.Popen(
-            [sys.executable, str(script), str(nbytes), str(pace_bytes_per_s)],
+            [sys.executable, str(script), msgspec.json.encode(config).decode(), str(nbytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": str(script.parents[2])},
         )
         assert self.process.stdout is not None
-        self.address, key = self.process.stdout.readline().decode().split()
-        self.region = RemoteRegion(int(key), nbytes)
+        line = self.process.stdout.readline()
+        self.address, self.region = msgspec.json.decode(line, type=tuple[str, RemoteRegion])
 
     def __enter__(self) -> PeerProcess:
         return self
@@ -420,60 +495,94 @@ class PeerProcess:
         self.process.communicate()
 
 
-def test_tcp_peer_killed_in_mid_transfer_fails_everything_at_once() -> None:
-    async def test() -> None:
-        transport = await open_transport(TransportConfig(kind="tcp"))
-        nbytes = 8 << 20
-        with PeerProcess(nbytes, 4e6) as peer:
-            local = transport.register(np.zeros(nbytes, np.uint8))
-            connection = await transport.connect(peer.address)
-            whole = Strided(0, nbytes)
-            calls = [connection.read(local, whole, peer.region, whole) for _ in range(3)]
-            transfers = [asyncio.create_task(call) for call in (*calls, connection.notify(b"x"))]
-            while not local.view.any():  # noqa: ASYNC110 - memory tells nobody when it changes
-                await asyncio.sleep(0.005)
-            peer.process.kill()
-            killed_at = time.monotonic()
-            results = await asyncio.gather(*transfers, return_exceptions=True)
-            assert time.monotonic() - killed_at < 1
-            for result in results[:3]:
-                assert isinstance(result, TransferError)
-                assert result.peer == peer.address
-                assert peer.address in str(result)
-        await transport.close()
+class Apart(NamedTuple):
+    """An initiator here, connected to a target in a process of its own."""
 
-    asyncio.run(test())
+    initiator: Transport
+    peer: PeerProcess
+    connection: Connection
+    local: Region
 
 
-def test_tcp_peer_that_stops_answering_is_an_error_after_the_timeout() -> None:
-    async def test() -> None:
-        transport = await open_transport(TransportConfig(kind="tcp", timeout_s=0.4))
-        with PeerProcess(1 << 20, 0.0) as peer:
-            local = transport.register(np.zeros(1 << 20, np.uint8))
-            connection = await transport.connect(peer.address)
-            peer.process.send_signal(signal.SIGSTOP)
-            began_at = time.monotonic()
-            with pytest.raises(TransferError, match=r"no progress for 0\.4 s"):
-                await connection.read(local, Strided(0, 4096), peer.region, Strided(0, 4096))
-            assert 0.4 <= time.monotonic() - began_at < 2
-            with pytest.raises(TransferError, match=r"no answer in 0\.4 s|no progress"):
-                await transport.connect(peer.address)
-        await transport.close()
+def over_processes(
+    kind: str,
+    nbytes: int,
+    test: Callable[[Apart], Coroutine[Any, Any, None]],
+    pace: float = 0.0,
+    **config: Any,
+) -> None:
+    """``pace``: bytes/s of both ends; whichever meters the bytes of a read."""
 
-    asyncio.run(test())
+    async def run() -> None:
+        target = config_of(kind, 1, pace_bytes_per_s=pace)
+        async with asyncio.timeout(30):
+            initiator = await open_transport(config_of(kind, 0, pace_bytes_per_s=pace, **config))
+            try:
+                with PeerProcess(target, nbytes) as peer:
+                    local = initiator.register(np.zeros(nbytes, np.uint8))
+                    connection = await initiator.connect(peer.address)
+                    await test(Apart(initiator, peer, connection, local))
+            finally:
+                await initiator.close()
+
+    asyncio.run(run())
 
 
-def test_tcp_slow_transfer_outlives_the_timeout_as_long_as_bytes_pass() -> None:
-    async def test() -> None:
-        transport = await open_transport(TransportConfig(kind="tcp", timeout_s=0.2))
-        with PeerProcess(1 << 20, 1.5e6) as peer:
-            local = transport.register(np.zeros(1 << 20, np.uint8))
-            connection = await transport.connect(peer.address)
-            whole = Strided(0, 1 << 20)
-            began_at = time.monotonic()
-            await connection.read(local, whole, peer.region, whole)
-            assert time.monotonic() - began_at > 0.4
-            assert (local.view == 7).all()
-        await transport.close()
+@pytest.mark.parametrize("kind", BETWEEN_PROCESSES)
+def test_a_peer_killed_in_mid_transfer_fails_everything_at_once(kind: str) -> None:
+    nbytes = 8 << 20
+    whole = Strided(0, nbytes)
 
-    asyncio.run(test())
+    async def test(ends: Apart) -> None:
+        reads = [ends.connection.read(ends.local, whole, ends.peer.region, whole) for _ in range(3)]
+        transfers = [asyncio.create_task(call) for call in (*reads, ends.connection.notify(b"x"))]
+        while not ends.local.view.any():  # noqa: ASYNC110 - memory tells nobody when it changes
+            await asyncio.sleep(0.005)
+        outstanding = [transfer for transfer in transfers[:3] if not transfer.done()]
+        ends.peer.process.kill()
+        killed_at = time.monotonic()
+        await asyncio.gather(*transfers, return_exceptions=True)
+        assert time.monotonic() - killed_at < 1
+        assert len(outstanding) >= 2
+        for transfer in outstanding:
+            error = transfer.exception()
+            assert isinstance(error, TransferError)
+            assert error.peer == ends.peer.address
+            assert ends.peer.address in str(error)
+
+    over_processes(kind, nbytes, test, pace=20e6)
+
+
+@pytest.mark.parametrize("kind", BETWEEN_PROCESSES)
+def test_a_peer_that_stops_answering_is_an_error_after_the_timeout(kind: str) -> None:
+    timeout_s = 0.4
+    silent = rf"no (progress|completion|answer).* {timeout_s} s|retry counter exceeded"
+
+    async def test(ends: Apart) -> None:
+        at = Strided(0, 4096)
+        if kind == "verbs":  # a stopped process's device still answers reads; nobody takes its messages
+            call = ends.connection.notify(b"anyone there?")
+        else:
+            call = ends.connection.read(ends.local, at, ends.peer.region, at)
+        ends.peer.process.send_signal(signal.SIGSTOP)
+        began_at = time.monotonic()
+        with pytest.raises(TransferError, match=silent):
+            await call
+        assert timeout_s <= time.monotonic() - began_at < 2
+        with pytest.raises(TransferError, match=silent):
+            await ends.initiator.connect(ends.peer.address)
+
+    over_processes(kind, 1 << 20, test, timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize("kind", BETWEEN_PROCESSES)
+def test_a_slow_transfer_outlives_the_timeout_as_long_as_bytes_pass(kind: str) -> None:
+    whole = Strided(0, 1 << 20)
+
+    async def test(ends: Apart) -> None:
+        began_at = time.monotonic()
+        await ends.connection.read(ends.local, whole, ends.peer.region, whole)
+        assert time.monotonic() - began_at > 0.4
+        assert (ends.local.view == 7).all()
+
+    over_processes(kind, whole.nbytes, test, pace=1.5e6, timeout_s=0.2)

@@ -1,7 +1,7 @@
-"""A transport endpoint in a process of its own: ``python transport_peer.py BYTES PACE``.
+"""A transport endpoint in a process of its own: ``python transport_peer.py CONFIG BYTES``.
 
-Prints its address and region key, fills the region with 7s, and echoes every notification to
-standard output until its standard input ends.
+CONFIG is a `TransportConfig` as JSON. Prints its address and `RemoteRegion` as JSON, fills the region with
+7s, and echoes every notification to standard output until its standard input ends.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
+import msgspec
 import numpy as np
 
 from hosts.config import TransportConfig
@@ -20,14 +21,14 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-async def serve(nbytes: int, pace_bytes_per_s: float) -> None:
-    transport = await open_transport(TransportConfig(kind="tcp", pace_bytes_per_s=pace_bytes_per_s))
+async def serve(config: TransportConfig, nbytes: int) -> None:
+    transport = await open_transport(config)
     transport.on_notification(lambda payload: say(payload.decode()))
     region = transport.register(np.full(nbytes, 7, np.uint8))
-    say(f"{transport.address} {region.remote.key}")
+    say(msgspec.json.encode((transport.address, region.remote)).decode())
     await asyncio.to_thread(sys.stdin.read)
     await transport.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), float(sys.argv[2])))
+    asyncio.run(serve(msgspec.json.decode(sys.argv[1], type=TransportConfig), int(sys.argv[2])))

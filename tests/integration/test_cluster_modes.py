@@ -97,7 +97,9 @@ def private_dir(tmp_path: Path) -> Path:
 
 
 def start(directory: Path, then: str) -> subprocess.Popen[str]:
-    argv = [*drop_privileges(), str(PYTHON), "-c", REPLAY, str(directory), then]
+    # Who is started in the background of a script ignores SIGINT, and so does all that it starts.
+    interruptible = ["env", "--default-signal=INT"]
+    argv = [*interruptible, *drop_privileges(), str(PYTHON), "-c", REPLAY, str(directory), then]
     return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment(), cwd="/")
 
 

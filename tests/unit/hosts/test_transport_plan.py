@@ -3,8 +3,6 @@ needed."""
 
 from __future__ import annotations
 
-from unittest.mock import patch
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,8 +62,7 @@ def test_no_message_is_longer_than_a_device_takes(
 ) -> None:
     """Pieces longer than a message, too: as 1 GiB would be, at a size that can be spelled out."""
     local_at, remote_at = shapes
-    with patch("hosts.transport.plan.MAX_MESSAGE_BYTES", most_bytes):
-        planned = plan(Side(LOCAL, local_at), Side(REMOTE, remote_at), max_entries)
+    planned = plan(Side(LOCAL, local_at), Side(REMOTE, remote_at), max_entries, most_bytes)
     local, remote, entries = spelled_out(planned)
     assert np.array_equal(local, addresses(LOCAL, local_at))
     assert np.array_equal(remote, addresses(REMOTE, remote_at))

@@ -47,3 +47,37 @@ def test_a_refused_submission_fails_its_reads_and_later_ones_go_on(
             os.close(fd)
 
     asyncio.run(test())
+
+
+def test_reads_of_a_registered_buffer_arrive_in_all_of_its_parts_and_across_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part_bytes, nbytes = 8_192, 3_000
+    monkeypatch.setattr(uring, "_MAX_PART_BYTES", part_bytes)
+    stored = np.random.default_rng(1).integers(0, 256, 3 * part_bytes, np.uint8)
+    (tmp_path / "file").write_bytes(stored.tobytes())
+
+    async def test() -> None:
+        ring, memory = uring.Ring(4), np.zeros(5 * part_bytes, np.uint8)
+        registered, into = (
+            memory[: 4 * part_bytes],
+            memory[2 * part_bytes :],
+        )
+        try:
+            ring.register(registered.ctypes.data, registered.nbytes)
+        except OSError as error:
+            await ring.close()
+            pytest.skip(f"locked memory: {error.strerror}")
+        fixed = [ring._registered_part(into.ctypes.data + at, nbytes) for at in range(0, len(stored), nbytes)]
+        assert fixed == [2, 2, None, 3, 3, None, None, None, None]
+        fd = os.open(tmp_path / "file", os.O_RDONLY)
+        try:
+            async with asyncio.timeout(10):
+                found = await read_all(ring, fd, into, nbytes)
+            assert found == [min(nbytes, len(stored) - at) for at in range(0, len(stored), nbytes)]
+            assert np.array_equal(into, stored)
+        finally:
+            await ring.close()
+            os.close(fd)
+
+    asyncio.run(test())
