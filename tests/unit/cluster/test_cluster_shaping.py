@@ -33,6 +33,13 @@ def test_compute_nic_has_two_classes_that_borrow_up_to_link_rate() -> None:
     assert commands[-1].endswith("match ip dsfield 0xb8 0xfc flowid 1:10")
 
 
+def test_rdma_is_classified_too_and_waits_instead_of_being_dropped() -> None:
+    nic = Nic("comp0", "compute", "10.79.0.10", 20e6, rdma=True)
+    commands = shaping_commands("comp0", nic, HighClass())
+    assert commands[-1].endswith("protocol ipv6 prio 2 u32 match ip6 priority 0xb8 0xfc flowid 1:10")
+    assert [c.split()[-1] for c in commands if "bfifo" in c] == ["67108864", "67108864"]
+
+
 def test_leaves_of_a_compute_nic_have_a_class_of_traffic_and_no_others() -> None:
     nic = Nic("comp0", "compute", "10.79.0.10", 20e6)
     assert shaped_classes(nic) == {"1:10": "high", "1:20": "low"}
