@@ -13,12 +13,14 @@ from harness.cluster import Cluster, ModeChoice
 from harness.control import AgentHandle
 from harness.preparation import Preparation
 from harness.scale_model import figures_in_force
+from hosts.config import CacheMode
 
 _NOT_EMULATED = (
     "GPU compute is timed by a FLOP model, not executed",
     "copies between host memory and HBM are timed at the compute NIC's rate, and use none of it",
     "a host's compute NICs are one NIC of their total rate",
 )
+_CACHES: dict[CacheMode, str] = {"page": "page cache", "direct": "bypassed (O_DIRECT)"}
 
 
 def now() -> str:
@@ -71,8 +73,8 @@ def circumstances(preparation: Preparation, choice: ModeChoice) -> dict[str, Any
         "emulation": {
             "mode": choice.mode,
             "storage": "posix" if choice.mode == "loopback" else "http",
-            "storage_cache": "page cache",
-            "transport": "tcp",
+            "storage_cache": _CACHES[experiment.storage.cache],
+            "transport": experiment.transport.kind,
             "labels": [
                 *_NOT_EMULATED,
                 *(f"{mode} not available: {why}" for mode, why in choice.unavailable.items()),

@@ -25,6 +25,7 @@ from harness.orchestrator import DeadlineError, measure
 from harness.progress import RunProgress
 from harness.run_store import RunDirectoryError, RunStoreError, default_directory, disk_error
 from harness.traces_cli import traces
+from hosts.device_memory import DeviceMemoryError
 from hosts.storage import StorageError
 from hosts.transport import TransferError
 from reports import ReportError, Summary, render
@@ -67,6 +68,7 @@ _TESTBED_ERRORS = (
     PeerToolError,
     TransferError,
     StorageError,
+    DeviceMemoryError,
 )
 
 

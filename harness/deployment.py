@@ -18,8 +18,8 @@ from harness.control import AgentHandle, ControlServer, HostError, uninterrupted
 from harness.run_store import RunStore
 from hosts.protocol import HostConfig, Message, Peers, Ready, Shutdown
 
-ATTACH_TIMEOUT_S = 30.0
-COMMAND_TIMEOUT_S = 30.0
+ATTACH_TIMEOUT_S = 120.0
+COMMAND_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 3.0
 _LOSS_GRACE_S = 0.5
 _T = TypeVar("_T")

@@ -6,12 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.cluster import Cluster, ClusterError, ClusterHost, ClusterSpec, HighClass
+import msgspec
+
+from harness.cluster import (
+    RDMA_GID_INDEX,
+    Cluster,
+    ClusterError,
+    ClusterHost,
+    ClusterSpec,
+    HighClass,
+    shaped_classes,
+)
 from harness.experiment import Experiment, ExperimentError, HardwareProfile, load_profile
 from harness.feasibility import bottlenecks, check_buffers, check_hbm
 from harness.scale_model import ScaleModel, scale
 from harness.scheduling import Limits
-from hosts.config import NicConfig, StorageConfig, TransportConfig
+from hosts.config import NicConfig, StorageConfig, TransportConfig, VerbsConfig
 from hosts.protocol import HostConfig, StoredObject
 from workloads import arrivals
 from workloads.agents import agents_for
@@ -135,10 +145,10 @@ class Preparation:
                 timeout_s=transport.timeout_s,
                 pace_bytes_per_s=cluster.compute_pace_bytes_per_s,
                 classes=transport.classes,
-                verbs=transport.verbs,
+                verbs=_verbs(transport.verbs, host),
             ),
             buffer_pages="base" if storage_host else transport.buffer_pages,
-            nics=tuple(NicConfig(nic.name, nic.network) for nic in host.nics),
+            nics=tuple(NicConfig(nic.name, nic.network, shaped_classes(nic)) for nic in host.nics),
             engine=scale.engines["decode" if host.role == "decode" else "prefill"],
             fetch_interval_s=self.fetch_interval_s,
             content_seed=int(self.trace.sha256[:15], 16),
@@ -176,6 +186,13 @@ def prepare(experiment: Experiment) -> Preparation:
     )
 
 
+def _verbs(verbs: VerbsConfig, host: ClusterHost) -> VerbsConfig:
+    """With the RDMA device that the emulated cluster made for the host, if it did."""
+    if not host.rdma_device:
+        return verbs
+    return msgspec.structs.replace(verbs, device=host.rdma_device, port=1, gid_index=RDMA_GID_INDEX)
+
+
 def _cluster_spec(experiment: Experiment, scaled: ScaleModel) -> ClusterSpec:
     try:
         return ClusterSpec(
@@ -184,6 +201,7 @@ def _cluster_spec(experiment: Experiment, scaled: ScaleModel) -> ClusterSpec:
             storage_nic_bytes_per_s=scaled.storage_nic_bytes_per_s,
             compute_nic_bytes_per_s=scaled.compute_nic_bytes_per_s,
             high_class=HighClass(tos=experiment.transport.classes["high"].traffic_class),
+            soft_roce=experiment.transport.kind == "verbs" and not experiment.transport.verbs.device,
         )
     except ClusterError as error:
         raise ExperimentError(

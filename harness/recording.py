@@ -1,16 +1,16 @@
-"""Turns, transfers and telemetry as they come in, and the tables they are stored as."""
+"""Turns and transfers as they come in, and the tables they are stored as."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from harness.scheduling import Limits, Placement
-from hosts.protocol import HostSamples, RepetitionReport, Transfer, TurnDone
+from hosts.protocol import RepetitionReport, Transfer, TurnDone
 
 _SHOWN_TURNS = 3
 
@@ -169,59 +169,6 @@ def forwards_table(repetitions: Iterable[Repetition]) -> pd.DataFrame:
             for batch in forward.batches
         ]
     )
-
-
-def nics_table(repetitions: Iterable[Repetition], roles: Mapping[str, str]) -> pd.DataFrame:
-    """One row a sample and NIC: cumulative counters."""
-    frames = [
-        pd.DataFrame(
-            {
-                **_of(r, host, roles),
-                "nic": nic.name,
-                "network": nic.network,
-                "at_ns": report.samples.at_ns,
-                "rx_bytes": nic.rx_bytes,
-                "tx_bytes": nic.tx_bytes,
-            }
-        )
-        for r in repetitions
-        for host, report in r.reports.items()
-        for nic in report.samples.nics
-    ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def hosts_table(repetitions: Iterable[Repetition], roles: Mapping[str, str]) -> pd.DataFrame:
-    """One row a sample: CPU, memory, cost of sampling."""
-    frames = [
-        pd.DataFrame({**_of(r, host, roles), **_host_columns(report.samples)})
-        for r in repetitions
-        for host, report in r.reports.items()
-    ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _host_columns(samples: HostSamples) -> dict[str, list[int] | list[float]]:
-    return {
-        "at_ns": samples.at_ns,
-        "cpu_busy_fraction": samples.cpu_busy_fraction,
-        "agent_cpu_s": samples.agent_cpu_s,
-        "memory_used_bytes": samples.memory_used_bytes,
-        "storage_read_bytes": samples.storage_read_bytes,
-        "storage_written_bytes": samples.storage_written_bytes,
-        "disk_read_bytes": samples.disk_read_bytes,
-        "disk_written_bytes": samples.disk_written_bytes,
-        "sample_cost_ns": samples.sample_cost_ns,
-    }
-
-
-def _of(repetition: Repetition, host: str, roles: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "repetition": repetition.index,
-        "policy": repetition.policy,
-        "host": host,
-        "role": roles[host],
-    }
 
 
 def _turn_row(repetition: Repetition, turn: TurnRecord, placed: Placement, done: TurnDone) -> dict[str, Any]:

@@ -11,13 +11,12 @@ from harness.progress import RunProgress
 from harness.recording import (
     Repetition,
     forwards_table,
-    hosts_table,
-    nics_table,
     transfers_table,
     turns_table,
 )
 from harness.run_store import RunStore, RunStoreError
 from harness.scheduling import Limits
+from harness.telemetry_tables import classes_table, errors_table, hosts_table, nics_table
 
 _NO_LIMITS = Limits({}, 0.0, 0, 0)  # until ceilings are measured
 
@@ -78,6 +77,8 @@ class Run:
         store.save_table("transfers.parquet", transfers_table(repetitions))
         store.save_table("forwards.parquet", forwards_table(repetitions))
         store.save_table("telemetry/nics.parquet", nics_table(repetitions, self.roles))
+        store.save_table("telemetry/classes.parquet", classes_table(repetitions, self.roles))
+        store.save_table("telemetry/errors.parquet", errors_table(repetitions, self.roles))
         store.save_table("telemetry/hosts.parquet", hosts_table(repetitions, self.roles))
         if self.storage_log:
             store.log_file("storage", "server")

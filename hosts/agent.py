@@ -22,6 +22,7 @@ import grpc.aio
 import numpy as np
 
 from hosts.content import fill_blocks
+from hosts.counters import open_counters
 from hosts.decode import DecodeService
 from hosts.facts import host_facts
 from hosts.host import Host, open_host
@@ -167,7 +168,8 @@ class Agent:
 
     async def _configure(self, config: HostConfig) -> Ready:
         self._opened = host = await self._resources.enter_async_context(open_host(config))
-        self._telemetry = Telemetry(config.nics, host.storage, config.telemetry_interval_s)
+        nics = open_counters(config.nics, config.transport.verbs)
+        self._telemetry = Telemetry(nics, host.storage, config.telemetry_interval_s)
         self._resources.push_async_callback(self._telemetry.close)
         self._prefill = PrefillService(host, on_read_done=lambda turn_id: self._report(ReadDone(turn_id)))
         self._resources.push_async_callback(self._prefill.close)

@@ -126,7 +126,12 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NicConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An interface to sample and the network it is on."""
+    """An interface to sample and the network it is on.
+
+    ``shaped_classes``: which class of traffic a leaf of its queueing discipline carries, by class id (tc(8)),
+    where an emulated link has such leaves.
+    """
 
     name: str
     network: Network
+    shaped_classes: dict[str, TrafficClass] = {}

@@ -26,12 +26,16 @@ from hosts.config import (
 from hosts.transport.base import RemoteRegion
 from workloads.layout import BlockRange, Span
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 ATTACH_METHOD = "/dualpath.Control/Attach"
 
 Role = Literal["prefill", "decode", "storage"]
 TransferKind = Literal["storage_read", "storage_write", "layer_read", "layer_write"]
+RdmaKind = Literal["none", "software", "roce", "infiniband"]
+"""How a NIC's RDMA bytes relate to its interface's counters (`hosts.counters`): there are none, or none that
+are counted; inside them (Soft-RoCE); beside them (RoCE hardware); instead of them (an InfiniBand port counts
+IPoIB, too)."""
 
 
 class _Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -157,13 +161,35 @@ class EndRepetition(_Message, frozen=True):
     """Stop telemetry and asking for work; answered by `RepetitionReport`."""
 
 
+class ClassBytes(msgspec.Struct, frozen=True):
+    """What a NIC carried of one class during a repetition, headers included.
+
+    ``traffic_class``: ``high``, ``low``, or ``priority N`` as the device numbers it. ``rx_bytes`` is None
+    where only what is sent is classed.
+    """
+
+    traffic_class: str
+    tx_bytes: int
+    rx_bytes: int | None
+
+
 class NicSamples(msgspec.Struct, frozen=True):
-    """Cumulative interface counters at ``HostSamples.at_ns``."""
+    """Cumulative counters at ``HostSamples.at_ns``: of the interface, and of its RDMA port.
+
+    ``rdma_port`` is '' if it has none; ``rdma_*_bytes`` are empty unless ``rdma_kind`` is ``roce`` or
+    ``infiniband``. ``classes``, and ``errors`` by counter, are growth over the whole repetition.
+    """
 
     name: str
     network: Network
-    rx_bytes: list[int]
-    tx_bytes: list[int]
+    rdma_port: str = ""
+    rdma_kind: RdmaKind = "none"
+    rx_bytes: list[int] = []
+    tx_bytes: list[int] = []
+    rdma_rx_bytes: list[int] = []
+    rdma_tx_bytes: list[int] = []
+    classes: list[ClassBytes] = []
+    errors: dict[str, int] = {}
 
 
 class HostSamples(msgspec.Struct, frozen=True):

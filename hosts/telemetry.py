@@ -1,4 +1,4 @@
-"""Telemetry of one host during a repetition: interfaces, CPU, memory, storage, and its own cost."""
+"""Telemetry of one host during a repetition: NICs, CPU, memory, storage, and its own cost."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ from collections.abc import Sequence
 
 import psutil
 
-from hosts.config import NicConfig
-from hosts.protocol import HostSamples, NicSamples
+from hosts.counters import NicCounters
+from hosts.protocol import HostSamples
 from hosts.storage import Storage
 
 
 class Telemetry:
-    """Samples every ``interval_s`` between `begin` and `end`, and once at each of them.
+    """Samples every ``interval_s`` between `begin` and `end`, and once at each of them."""
 
-    Interface counters are those of the network namespace the agent runs in (/proc/net/dev, proc(5)).
-    """
-
-    def __init__(self, nics: Sequence[NicConfig], storage: Storage, interval_s: float) -> None:
+    def __init__(self, nics: Sequence[NicCounters], storage: Storage, interval_s: float) -> None:
         self._nics = nics
         self._storage = storage
         self._interval_s = interval_s
         self._process = psutil.Process()
         self._task: asyncio.Task[None] | None = None
-        self._samples = self._empty()
+        self._samples = HostSamples([], [], [], [], [], [], [], [], [], [])
 
     def begin(self, began_at_ns: int) -> None:
         """Start sampling; times are relative to ``began_at_ns`` (monotonic)."""
-        self._samples = self._empty()
+        interfaces = psutil.net_io_counters(pernic=True)
+        nics = [nic.begin(interfaces[nic.nic.name]) for nic in self._nics]
+        self._samples = HostSamples([], [], [], [], [], [], [], [], [], nics)
         self._began_at_ns = began_at_ns
         self._cpu_before = psutil.cpu_times()
         self._sample()
@@ -39,6 +38,9 @@ class Telemetry:
         """Stop and return everything sampled."""
         await self.close()
         self._sample()
+        interfaces = psutil.net_io_counters(pernic=True)
+        for nic in self._nics:
+            nic.end(interfaces[nic.nic.name])
         return self._samples
 
     async def close(self) -> None:
@@ -58,7 +60,7 @@ class Telemetry:
 
     def _sample(self) -> None:
         cpu_began_ns = time.thread_time_ns()
-        samples, counters = self._samples, psutil.net_io_counters(pernic=True)
+        samples, interfaces = self._samples, psutil.net_io_counters(pernic=True)
         samples.at_ns.append(time.monotonic_ns() - self._began_at_ns)
         samples.cpu_busy_fraction.append(self._cpu_busy_fraction())
         agent = self._process.cpu_times()
@@ -69,9 +71,8 @@ class Telemetry:
         disks = psutil.disk_io_counters()
         samples.disk_read_bytes.append(disks.read_bytes if disks else 0)
         samples.disk_written_bytes.append(disks.write_bytes if disks else 0)
-        for nic in samples.nics:
-            nic.rx_bytes.append(counters[nic.name].bytes_recv)
-            nic.tx_bytes.append(counters[nic.name].bytes_sent)
+        for nic in self._nics:
+            nic.sample(interfaces[nic.nic.name])
         samples.sample_cost_ns.append(time.thread_time_ns() - cpu_began_ns)
 
     def _cpu_busy_fraction(self) -> float:
@@ -83,7 +84,3 @@ class Telemetry:
         self._cpu_before = now
         idle = now.idle + now.iowait - before.idle - before.iowait
         return min(max(1 - idle / total, 0.0), 1.0)
-
-    def _empty(self) -> HostSamples:
-        nics = [NicSamples(nic.name, nic.network, [], []) for nic in self._nics]
-        return HostSamples([], [], [], [], [], [], [], [], [], nics)

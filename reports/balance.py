@@ -100,7 +100,7 @@ def _storage_nics(run: StoredRun, repetition: Repetition, hosts: list[Host]) -> 
         nic = nic.sort_values("at_ns")
         if len(nic) < 2:
             return None
-        bytes_at = nic_series.growth(nic["rx_bytes"].to_numpy(dtype=np.int64))
+        bytes_at = nic_series.carried(nic, "rx")
         received.append(np.diff(np.interp(edges_at_ns, nic["at_ns"].to_numpy(dtype=np.int64), bytes_at)))
     return windowed_max_over_mean(received)
 

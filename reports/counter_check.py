@@ -1,6 +1,7 @@
-"""Interface counters against accounted bytes: did what was claimed cross the storage NIC, and only that?
+"""Storage NIC's counters against accounted bytes: did what was claimed cross it, and only that?
 
-For one repetition and host, over the interval that its counter samples span::
+The counter is the interface's and, where RDMA bypasses it, the RDMA port's too
+(:func:`reports.nic_series.carried`). For one repetition and host, over the interval of its counter samples::
 
     payload   = bytes of its storage reads in the interval
     wire_low  = payload                     (segmentation offload: one header per 64 KiB)
@@ -17,9 +18,9 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from reports import nic_series
 from reports.busy_window import BUSY_SHARE, bytes_within
 from reports.metadata import Repetition
+from reports.nic_series import carried
 from reports.stored_run import StoredRun, of_repetition
 
 FRAME_BYTES = 1514
@@ -84,7 +85,7 @@ def _check(
     repetition: Repetition, host: str, nic: pd.DataFrame, transfers: pd.DataFrame, floor_bytes: float
 ) -> CounterCheck:
     at_ns = nic["at_ns"].to_numpy(dtype=np.int64)
-    counter_bytes = float(nic_series.growth(nic["rx_bytes"].to_numpy(dtype=np.int64))[-1])
+    counter_bytes = float(carried(nic, "rx")[-1])
     stored = transfers[transfers["network"] == "storage"]
     is_read = stored["kind"] == "storage_read"
     payload_bytes = bytes_within(stored[is_read], at_ns[0], at_ns[-1])

@@ -135,8 +135,22 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "storage_nic.HOST.counter_over_payload",
         "ratio",
-        "Bytes that the interface received / payload read, over the same interval; protocol headers make "
-        "up to 1.05.",
+        "Bytes that the NIC received (interface, and RDMA that bypasses it) / payload read, over the same "
+        "interval; protocol headers make up to 1.05.",
+    ),
+    Definition(
+        "bytes by traffic class",
+        "emulated bytes",
+        "What a host's compute NIC sent of each class over complete repetitions, headers included: high is "
+        "model communication, low is KV (paper section 5). On emulated links counted by the host's HTB "
+        "leaves, which class only what it sends; on real NICs by the driver and priority, RDMA included.",
+    ),
+    Definition(
+        "error counters",
+        "events, a repetition",
+        "Growth, from begin to end of a repetition, of counters that stay put on a sound link: of the "
+        "interface (rx_errors, tx_errors) and of its RDMA port (counters and hw_counters in sysfs). Only "
+        "those that grew are shown.",
     ),
     Definition(
         "active phase",

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from reports.latency import PARTS, Distribution
 from reports.metrics import PolicyMetrics
+from reports.nic_tables import class_table, error_table
 from reports.paper_tables import ablation_table, balance_table, point_table, point_ttft_table, served_table
 from reports.stored_run import StoredRun
 from reports.summary import Summary
@@ -25,7 +26,8 @@ def result_tables(run: StoredRun, summary: Summary) -> list[Table]:
             ablation_table(run, summary),
             balance_table(summary),
         ]
-    return [*told, _amounts(run, summary), _storage_nics(summary), _pairs(summary)]
+    nics = [_storage_nics(summary), class_table(run, summary.policies), error_table(run)]
+    return [*told, _amounts(run, summary), *nics, _pairs(summary)]
 
 
 def _latencies(summary: Summary) -> Table:

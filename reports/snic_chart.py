@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 
 from reports.busy_window import busy_window
 from reports.metadata import Host
-from reports.nic_series import throughput
+from reports.nic_series import carried, throughput
 from reports.plot_style import (
     CEILING,
     Chart,
@@ -91,7 +91,7 @@ def _snic_panel(
     )
     at_s, gbit_per_s = throughput(
         samples["at_ns"].to_numpy(dtype=np.int64),
-        samples["rx_bytes"].to_numpy(dtype=np.int64),
+        carried(samples, "rx"),
         shown_end_s(run, policy, repetition) * 1e9,
         int(bucket_length_s(end_s) * 1e9),
     )

@@ -8,10 +8,11 @@ one host's clock since that host was told that the repetition began.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -39,7 +40,14 @@ FORWARD_COLUMNS = _RUN | _columns(
     str="host",
     int64="forward begin_at_ns end_at_ns engine attention_ns requests new_tokens cached_tokens",
 )
-NIC_COLUMNS = _RUN | _columns(str="host role nic network", int64="at_ns rx_bytes tx_bytes")
+_NIC = _RUN | _columns(str="host role nic network")
+ADDED_NIC_COLUMNS = {"rdma_port": "", "rdma_kind": "none", "rdma_rx_bytes": 0, "rdma_tx_bytes": 0}
+"""What older runs of the same format lack, and stands for it."""
+NIC_COLUMNS = _NIC | _columns(
+    int64="at_ns rx_bytes tx_bytes rdma_rx_bytes rdma_tx_bytes", str="rdma_port rdma_kind"
+)
+CLASS_COLUMNS = _NIC | _columns(str="traffic_class", int64="tx_bytes", Int64="rx_bytes")
+ERROR_COLUMNS = _NIC | _columns(str="rdma_port counter", int64="count")
 HOST_COLUMNS = _RUN | _columns(
     str="host role", int64="at_ns memory_used_bytes sample_cost_ns", float64="cpu_busy_fraction agent_cpu_s"
 )
@@ -50,7 +58,7 @@ class StoredRun:
     """Typed access to one run directory.
 
     A row of ``turns`` is a turn, of ``transfers`` a stage of a turn, of ``forwards`` one engine's part of a
-    forward pass.
+    forward pass, of ``class_bytes`` and ``error_counts`` one class or counter of a NIC in a repetition.
     """
 
     directory: Path
@@ -59,6 +67,8 @@ class StoredRun:
     transfers: pd.DataFrame
     forwards: pd.DataFrame
     nic_samples: pd.DataFrame
+    class_bytes: pd.DataFrame
+    error_counts: pd.DataFrame
     host_samples: pd.DataFrame
 
     @classmethod
@@ -71,7 +81,9 @@ class StoredRun:
             turns=_read_table(directory / "turns.parquet", TURN_COLUMNS),
             transfers=_read_table(directory / "transfers.parquet", TRANSFER_COLUMNS),
             forwards=_read_table(directory / "forwards.parquet", FORWARD_COLUMNS),
-            nic_samples=_read_table(directory / "telemetry" / "nics.parquet", NIC_COLUMNS),
+            nic_samples=_read_table(directory / "telemetry" / "nics.parquet", NIC_COLUMNS, ADDED_NIC_COLUMNS),
+            class_bytes=_read_table(directory / "telemetry" / "classes.parquet", CLASS_COLUMNS),
+            error_counts=_read_table(directory / "telemetry" / "errors.parquet", ERROR_COLUMNS),
             host_samples=_read_table(directory / "telemetry" / "hosts.parquet", HOST_COLUMNS),
         )
 
@@ -128,7 +140,7 @@ def of_repetitions(table: pd.DataFrame, policy: str, repetitions: Iterable[Repet
     return table[(table["policy"] == policy) & table["repetition"].isin(numbers)]
 
 
-def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
+def _read_table(path: Path, columns: dict[str, str], added: Mapping[str, Any] | None = None) -> pd.DataFrame:
     nothing = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
     if not path.exists():
         return nothing
@@ -141,6 +153,7 @@ def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
         ) from error
     if table.empty:
         return nothing
+    table = table.assign(**{name: value for name, value in (added or {}).items() if name not in table})
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise ReportError(

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from reports.comparison import metric_of
+from reports.compute_check import check_compute, compute_inapplicable
 from reports.counter_check import check_counters, inapplicable
 from reports.emulation_gates import emulation_problems, emulation_warnings, self_checks
 from reports.metadata import Repetition
 from reports.metrics import PolicyMetrics, expected_read_bytes
+from reports.nic_tables import link_errors
 from reports.online import slo_text
 from reports.problem import problem, where
 from reports.statistics import coefficient_of_variation
@@ -43,12 +45,14 @@ def judge(run: StoredRun, policies: dict[str, PolicyMetrics]) -> Verdicts:
             *(line for r in repetitions for line in _bytes(run, r)),
             *(line for r in repetitions for line in _blocks(run, r)),
             *_counters(run, repetitions),
+            *_compute_counters(run, repetitions),
             *_no_rate_served(run),
             *emulation_problems(run, policies, repetitions),
         ],
         warnings=[
             *run.metadata.warnings,
             *_not_checked(run),
+            *link_errors(run),
             *_few_or_scattered(run, policies),
             *_underused(run, policies),
             *emulation_warnings(run, policies, repetitions),
@@ -156,6 +160,21 @@ def _counters(run: StoredRun, repetitions: Iterable[Repetition]) -> Iterator[str
                 )
 
 
+def _compute_counters(run: StoredRun, repetitions: Iterable[Repetition]) -> Iterator[str]:
+    if compute_inapplicable(run):
+        return
+    for repetition in repetitions:
+        for check in check_compute(run, repetition):
+            if check.shortfall > COUNTER_TOLERANCE:
+                yield problem(
+                    "Layer Blocks did not cross the compute NIC",
+                    f"{where(repetition)}, {check.host}",
+                    f"{check.counter_bytes:,.0f} B received",
+                    f"at least {check.payload_bytes:,} B within {percent(COUNTER_TOLERANCE, 0)}",
+                    "the transport took another way (shared memory, another NIC), or samples are missing",
+                )
+
+
 def _no_rate_served(run: StoredRun) -> Iterator[str]:
     """Online: rates that no policy can serve compare nothing. That only one can is a finding."""
     metadata = run.metadata
@@ -177,9 +196,8 @@ def _no_rate_served(run: StoredRun) -> Iterator[str]:
 
 
 def _not_checked(run: StoredRun) -> Iterator[str]:
-    reason = inapplicable(run)
-    if reason:
-        yield f"not checked: {reason}"
+    reasons = dict.fromkeys((inapplicable(run), compute_inapplicable(run)))
+    yield from (f"not checked: {reason}" for reason in reasons if reason)
 
 
 def _few_or_scattered(run: StoredRun, policies: dict[str, PolicyMetrics]) -> Iterator[str]:

@@ -3,6 +3,7 @@ know."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -10,14 +11,20 @@ from typing import Annotated, Literal, TypeVar
 import typer
 from rich.table import Table
 
+from harness import interrupts
 from harness.bench.contest import Contest
+from harness.bench.isolation import IsolationPlan, bench_isolation
+from harness.bench.isolation_metrics import SCENARIOS, Scenario
+from harness.bench.isolation_table import print_qos, print_report
 from harness.bench.storage import bench_storage
 from harness.bench.transport import Ends, bench_transport
+from harness.cluster import inside_user_namespace, probe, reexec_in_user_namespace
 from harness.console import JsonOption, out, print_json
 from harness.experiment import ExperimentError
 from hosts.bench.reads import Reads
 from hosts.bench.transfers import Transfers
 from hosts.config import ReadEngine, StorageConfig, TransportConfig, TransportKind
+from hosts.qos import find_qos
 
 bench = typer.Typer(
     name="bench", help="Raw rates of single parts, beside perftest, iperf3 and fio.", no_args_is_help=True
@@ -48,6 +55,9 @@ def transport_command(
     batch: Annotated[int, typer.Option(min=1, help="Blocks an operation: Layer Blocks of a layer.")] = 1,
     depth: Annotated[int, typer.Option(min=1, help="Operations outstanding.")] = 4,
     traffic_class: Annotated[Literal["low", "high"], typer.Option(help="Traffic class.")] = "low",
+    memory: Annotated[
+        Literal["host", "gpu"], typer.Option(help="Where the blocks lie at both ends.")
+    ] = "host",
     seconds: _SecondsOption = 3.0,
     rounds: _RoundsOption = 4,
     peer: _PeerOption = True,
@@ -63,7 +73,7 @@ def transport_command(
     ]
     cases = [
         bench_transport(
-            ends, Transfers(direction, nbytes, batch, depth, traffic_class, seconds), rounds, peer
+            ends, Transfers(direction, nbytes, batch, depth, traffic_class, seconds, memory), rounds, peer
         )
         for nbytes in _sizes(block)
     ]
@@ -112,6 +122,68 @@ def storage_command(
     _print((f"{order} {_size(case.reads.block_bytes)}, {cache}", case.contest) for case in cases)
     for asked, used in {pair for case in cases for pair in case.engines.items() if pair[0] != pair[1]}:
         out.print(f"{asked}: there is none here, read with {used}")
+
+
+@bench.command(
+    "isolation",
+    epilog="Examples: `dualpath bench isolation` (five minutes) · `dualpath bench isolation --show-qos`",
+)
+def isolation_command(
+    hosts: Annotated[int, typer.Option(min=2, max=16, help="Hosts of the emulated cluster.")] = 4,
+    model: Annotated[str, typer.Option(help="Whose layers the collectives are of.")] = "deepseek-v3.2-660b",
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens an engine computes in a pass.")] = 1024,
+    context: Annotated[int, typer.Option(min=1, help="Cached tokens before them.")] = 32_721,
+    profile: Annotated[str, typer.Option(help="Hardware profile.")] = "hopper-400g",
+    bytes_divisor: Annotated[float, typer.Option(min=1, help="Real bytes over emulated ones.")] = 230,
+    time_dilation: Annotated[float, typer.Option(min=1, help="Emulated seconds of a real one.")] = 280,
+    kv_depth: Annotated[int, typer.Option(min=1, help="Reads, and writes, outstanding with a peer.")] = 2,
+    scenarios: Annotated[str, typer.Option(help="Which, separated by commas.")] = ",".join(SCENARIOS),
+    seconds: _SecondsOption = 10.0,
+    rounds: _RoundsOption = 6,
+    show_qos: Annotated[
+        bool, typer.Option("--show-qos", help="Show this host's class settings; measure nothing.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Whether traffic classes keep KV out of the way of model communication, on an emulated cluster."""
+    if show_qos:
+        ports = find_qos()
+        if json:
+            print_json(ports)
+        else:
+            print_qos(ports, out)
+        return
+    plan = IsolationPlan(
+        scenarios=_scenarios(scenarios),
+        rounds=rounds,
+        seconds=seconds,
+        hosts=hosts,
+        model=model,
+        profile=profile,
+        bytes_divisor=bytes_divisor,
+        time_dilation=time_dilation,
+        batch_tokens=batch_tokens,
+        context_tokens=context,
+        kv_depth=kv_depth,
+    )
+    choice = probe()
+    if choice.mode == "user_namespaces" and not inside_user_namespace():
+        reexec_in_user_namespace(sys.orig_argv)
+    interrupts.install()
+    report = bench_isolation(plan, choice.mode)
+    if json:
+        print_json(report)
+    else:
+        print_report(report, out)
+
+
+def _scenarios(text: str) -> tuple[Scenario, ...]:
+    """Names separated by commas; ExperimentError for one that there is not."""
+    names = {str(known): known for known in SCENARIOS}
+    for name in text.split(","):
+        if name not in names:
+            raise ExperimentError(f"scenarios: found '{name}', expected some of {', '.join(names)}")
+    return tuple(dict.fromkeys(names[name] for name in text.split(",")))
 
 
 def _print(cases: Iterable[tuple[str, Contest]]) -> None:

@@ -44,7 +44,7 @@ def bench_transport(ends: Sequence[Ends], transfers: Transfers, rounds: int, pee
     tools: dict[str, Callable[[], Result]] = {}
     for pair in ends:
         tools[pair.initiator.kind] = partial(_measured, pair, transfers)
-    for pair in ends if peer else ():
+    for pair in ends if peer and transfers.memory == "host" else ():
         if other := _peer_tool(pair, transfers):
             name, run = other
             tools[name] = run
@@ -52,7 +52,7 @@ def bench_transport(ends: Sequence[Ends], transfers: Transfers, rounds: int, pee
 
 
 def _measured(ends: Ends, transfers: Transfers) -> Result:
-    target = Target(ends.target, transfers.target_bytes)
+    target = Target(ends.target, transfers.target_bytes, transfers.memory)
     arguments = ["hosts.bench.transfers", msgspec.json.encode(target).decode()]
     with _target(arguments, Offer) as (offer, cpu_s):
         return Result.of(asyncio.run(initiate(ends.initiator, offer, transfers, cpu_s)))

@@ -16,10 +16,13 @@ from harness.cluster.ledger import cleanup
 from harness.cluster.loopback import LoopbackCluster
 from harness.cluster.modes import Mode, ModeChoice, inside_user_namespace, probe, reexec_in_user_namespace
 from harness.cluster.processes import wait_exit
+from harness.cluster.shaping import shaped_classes
+from harness.cluster.soft_roce import GID_INDEX as RDMA_GID_INDEX
 from harness.cluster.topology import ClusterSpec, HighClass, Nic
 from hosts.config import CacheMode
 
 __all__ = [
+    "RDMA_GID_INDEX",
     "Cluster",
     "ClusterError",
     "ClusterHost",
@@ -33,6 +36,7 @@ __all__ = [
     "open_cluster",
     "probe",
     "reexec_in_user_namespace",
+    "shaped_classes",
     "wait_exit",
 ]
 

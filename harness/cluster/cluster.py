@@ -23,7 +23,8 @@ from hosts.config import CacheMode
 class ClusterHost:
     """A host that is up. ``namespace`` is a path for ``nsenter --net=``, None where there is none.
 
-    An address is '' on a network the host is not on (the storage host has no compute NIC).
+    An address is '' on a network the host is not on (the storage host has no compute NIC). ``rdma_device``
+    is that of its compute NIC, '' where it has none of its own.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ClusterHost:
     compute_address: str
     nics: tuple[Nic, ...]
     namespace: str | None
+    rdma_device: str = ""
 
 
 class Cluster(ABC):

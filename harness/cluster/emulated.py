@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from harness.cluster.cluster import Cluster, ClusterHost
+from harness.cluster.errors import ClusterError
 from harness.cluster.modes import inside_user_namespace
 from harness.cluster.namespaces import (
     NetworkNamespace,
@@ -12,8 +13,9 @@ from harness.cluster.namespaces import (
     open_current_namespace,
     restore_network_namespace,
 )
+from harness.cluster.soft_roce import SoftRoceDevice, require_soft_roce
 from harness.cluster.storage_server import STORAGE_PORT, start_storage_server
-from harness.cluster.topology import lay_out
+from harness.cluster.topology import Topology, lay_out
 
 
 class EmulatedCluster(Cluster):
@@ -29,6 +31,7 @@ class EmulatedCluster(Cluster):
             namespace = self._namespaces[endpoint.name] = NetworkNamespace()
             resources.callback(namespace.close)
         connect_all(topology, switch, self._namespaces, self.spec.high_class)
+        devices = self._rdma_devices(topology, resources) if self.spec.soft_roce else {}
         self.control_address = topology.control.address("management")
         self.hosts = tuple(
             ClusterHost(
@@ -39,10 +42,32 @@ class EmulatedCluster(Cluster):
                 compute_address=endpoint.address("compute"),
                 nics=endpoint.nics,
                 namespace=self._namespaces[endpoint.name].path,
+                rdma_device=devices.get(endpoint.name, ""),
             )
             for endpoint in topology.hosts
         )
         self._start_storage()
+
+    def _rdma_devices(self, topology: Topology, resources: ExitStack) -> dict[str, str]:
+        """A device for every host that has a compute NIC, by host."""
+        if self.mode == "user_namespaces":
+            raise ClusterError(
+                "transport 'verbs': RDMA devices cannot be made inside a user namespace; fix: run as root, "
+                "or with [transport] kind = 'tcp'"
+            )
+        require_soft_roce()
+        devices = {}
+        for host in topology.hosts:
+            for nic in host.nics:
+                if nic.rdma:
+                    device = SoftRoceDevice(
+                        f"rx{self.run_id}{host.name}", self._namespaces[host.name], nic.name
+                    )
+                    resources.callback(device.close)
+                    devices[host.name] = device.name
+        # Before the devices, whoever has one open has to be gone.
+        resources.callback(self._processes.kill_all)
+        return devices
 
     def _start_storage(self) -> None:
         prefix = self.scratch / "nginx"

@@ -112,8 +112,8 @@ def switch_commands(topology: Topology, namespace_paths: dict[str, str]) -> list
     for endpoint in topology.endpoints:
         for nic in endpoint.nics:
             near, bridge = port(nic.network, endpoint.name), f"br-{nic.network[:4]}"
-            far = f"name {nic.name} netns {namespace_paths[endpoint.name]}"
-            lines.append(f"link add name {near} type veth peer {far}")
+            far = f"name {nic.name} mtu {nic.mtu_bytes} netns {namespace_paths[endpoint.name]}"
+            lines.append(f"link add name {near} mtu {nic.mtu_bytes} type veth peer {far}")
             lines.append(f"link set dev {near} {_QUIET} master {bridge} up")
     return lines
 

@@ -39,10 +39,15 @@ class HighClass(NamedTuple):
 
 DEFAULT_HIGH_CLASS = HighClass()
 
+MTU_BYTES = 1500
+RDMA_MTU_BYTES = 4200
+"""What RoCE networks are set to: its largest path MTU, 4096 bytes, and its headers."""
+
 
 @dataclass(frozen=True)
 class ClusterSpec:
     """What to emulate. Rates are link rates, one direction, frame headers included, in bytes a second.
+    ``soft_roce``: with an RDMA device on every compute NIC.
 
     Raises ClusterError for values that no cluster can have.
     """
@@ -52,6 +57,7 @@ class ClusterSpec:
     storage_nic_bytes_per_s: float
     compute_nic_bytes_per_s: float
     high_class: HighClass = DEFAULT_HIGH_CLASS
+    soft_roce: bool = False
 
     def __post_init__(self) -> None:
         for name in ("prefill_hosts", "decode_hosts"):
@@ -69,12 +75,19 @@ class ClusterSpec:
 
 @dataclass(frozen=True)
 class Nic:
-    """One interface of a host. ``bytes_per_s`` is its link rate in both directions, None where unshaped."""
+    """One interface of a host. ``bytes_per_s`` is its link rate in both directions, None where unshaped;
+    ``rdma``: it carries RDMA, too."""
 
     name: str
     network: Network
     address: str
     bytes_per_s: float | None = None
+    rdma: bool = False
+
+    @property
+    def mtu_bytes(self) -> int:
+        """Of its link."""
+        return RDMA_MTU_BYTES if self.rdma else MTU_BYTES
 
 
 @dataclass(frozen=True)
@@ -125,10 +138,10 @@ def _host(spec: ClusterSpec, role: Literal["prefill", "decode"], index: int) -> 
     nics = (
         _nic("management", number),
         _nic("storage", number, spec.storage_nic_bytes_per_s),
-        _nic("compute", number, spec.compute_nic_bytes_per_s),
+        _nic("compute", number, spec.compute_nic_bytes_per_s, spec.soft_roce),
     )
     return PlannedHost(f"{role[0]}{index}", nics, role)
 
 
-def _nic(network: Network, number: int, bytes_per_s: float | None = None) -> Nic:
-    return Nic(NIC_NAMES[network], network, f"{SUBNETS[network]}.{number}", bytes_per_s)
+def _nic(network: Network, number: int, bytes_per_s: float | None = None, rdma: bool = False) -> Nic:
+    return Nic(NIC_NAMES[network], network, f"{SUBNETS[network]}.{number}", bytes_per_s, rdma)

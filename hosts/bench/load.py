@@ -31,10 +31,13 @@ async def closed_loop(
     seconds: float,
     warm_up_s: float,
     cpu_clock_s: Callable[[], float] = time.process_time,
+    cool_down_s: float = 0.0,
 ) -> Observed:
-    """``operation(worker)`` again and again by ``depth`` workers, each waiting for its own."""
+    """``operation(worker)`` again and again by ``depth`` workers, each waiting for its own, for a warm-up,
+    the ``seconds`` that count and a cool-down."""
     began_at = time.monotonic()
-    counts_from, ends_at = began_at + warm_up_s, began_at + warm_up_s + seconds
+    counts_from, counts_until = began_at + warm_up_s, began_at + warm_up_s + seconds
+    ends_at = counts_until + cool_down_s
     cpu_at: list[float] = []
     latencies: list[float] = []
 
@@ -44,7 +47,7 @@ async def closed_loop(
                 cpu_at.append(cpu_clock_s())
             await operation(worker)
             end_at = time.monotonic()
-            if counts_from <= end_at <= ends_at:
+            if counts_from <= end_at <= counts_until:
                 latencies.append(end_at - start_at)
 
     async with asyncio.TaskGroup() as workers:

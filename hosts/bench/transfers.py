@@ -11,7 +11,8 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import msgspec
@@ -19,18 +20,31 @@ import msgspec
 from hosts.bench.load import Observed, closed_loop
 from hosts.buffers import BufferArena
 from hosts.config import PageKind, TransportConfig
-from hosts.transport import RemoteRegion, Strided, TrafficClass, open_transport
+from hosts.device_memory import DeviceMemory, DeviceMemoryError
+from hosts.transport import (
+    Region,
+    RegistersDeviceMemory,
+    RemoteRegion,
+    Strided,
+    TrafficClass,
+    TransferError,
+    Transport,
+    open_transport,
+)
 
 _PAGE_BYTES = 4096
 _PAGES: PageKind = "transparent"
 Direction = Literal["read", "write"]
+MemoryKind = Literal["host", "gpu"]
+"""Host buffers on huge pages, or the first GPU's memory ($CUDA_VISIBLE_DEVICES says which that is)."""
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What the other process offers: ``buffer_bytes`` through a transport."""
+    """What the other process offers: ``buffer_bytes`` of memory through a transport."""
 
     transport: TransportConfig
     buffer_bytes: int
+    memory: MemoryKind
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -54,6 +68,7 @@ class Transfers(msgspec.Struct, frozen=True):
     depth: int
     traffic_class: TrafficClass
     seconds: float
+    memory: MemoryKind = "host"
     spread: int = 2
 
     @property
@@ -77,42 +92,75 @@ async def initiate(
     """Run ``transfers`` against the offer; ``target_cpu_s`` is what its process has used so far."""
     transport = await open_transport(config)
     try:
-        arena = BufferArena(transfers.operation_bytes * transfers.depth, _PAGE_BYTES, pages=_PAGES)
-        local = transport.register(arena.view)
-        connection = await transport.connect(offer.address, transfers.traffic_class)
-        perform = connection.read if transfers.direction == "read" else connection.write
-        spread = transfers.spread if transfers.batch > 1 else 1
-
-        async def operation(worker: int) -> None:
-            here = Strided(worker * transfers.operation_bytes, transfers.operation_bytes)
-            there = Strided(
-                worker * transfers.operation_bytes * spread,
-                transfers.block_bytes,
-                transfers.batch,
-                transfers.block_bytes * spread,
-            )
-            await perform(local, here, offer.region, there)
-
-        def cpu_s() -> float:
-            return time.process_time() + target_cpu_s()
-
-        each = transfers.operation_bytes
-        return await closed_loop(operation, transfers.depth, each, transfers.seconds, warm_up_s, cpu_s)
+        with registered(transport, transfers.operation_bytes * transfers.depth, transfers.memory) as local:
+            return await _loop(transport, local, offer, transfers, target_cpu_s, warm_up_s)
     finally:
         await transport.close()
+
+
+async def _loop(
+    transport: Transport,
+    local: Region,
+    offer: Offer,
+    transfers: Transfers,
+    target_cpu_s: Callable[[], float],
+    warm_up_s: float,
+) -> Observed:
+    connection = await transport.connect(offer.address, transfers.traffic_class)
+    perform = connection.read if transfers.direction == "read" else connection.write
+    spread = transfers.spread if transfers.batch > 1 else 1
+
+    async def operation(worker: int) -> None:
+        here = Strided(worker * transfers.operation_bytes, transfers.operation_bytes)
+        there = Strided(
+            worker * transfers.operation_bytes * spread,
+            transfers.block_bytes,
+            transfers.batch,
+            transfers.block_bytes * spread,
+        )
+        await perform(local, here, offer.region, there)
+
+    def cpu_s() -> float:
+        return time.process_time() + target_cpu_s()
+
+    each = transfers.operation_bytes
+    return await closed_loop(operation, transfers.depth, each, transfers.seconds, warm_up_s, cpu_s)
+
+
+@contextmanager
+def registered(transport: Transport, nbytes: int, memory: MemoryKind) -> Iterator[Region]:
+    """``nbytes`` of memory, offered through ``transport`` for so long."""
+    if memory == "host":
+        yield transport.register(BufferArena(nbytes, _PAGE_BYTES, pages=_PAGES).view)
+        return
+    if not isinstance(transport, RegistersDeviceMemory):
+        reason = "this transport moves no GPU memory; expected verbs, or memory on the host"
+        raise TransferError(transport.address, "register", 0, 0, reason)
+    gpu = DeviceMemory(nbytes)
+    try:
+        region = transport.register_device_memory(gpu)
+        try:
+            yield region
+        finally:
+            transport.deregister(region)
+    finally:
+        gpu.close()
 
 
 async def _serve(target: Target) -> None:
     transport = await open_transport(target.transport)
     try:
-        region = transport.register(BufferArena(target.buffer_bytes, _PAGE_BYTES, pages=_PAGES).view)
-        offer = Offer(transport.address, region.remote, os.getpid())
-        sys.stdout.write(msgspec.json.encode(offer).decode() + "\n")
-        sys.stdout.flush()
-        await asyncio.to_thread(sys.stdin.read)
+        with registered(transport, target.buffer_bytes, target.memory) as region:
+            offer = Offer(transport.address, region.remote, os.getpid())
+            sys.stdout.write(msgspec.json.encode(offer).decode() + "\n")
+            sys.stdout.flush()
+            await asyncio.to_thread(sys.stdin.read)
     finally:
         await transport.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(msgspec.json.decode(sys.argv[1], type=Target)))
+    try:
+        asyncio.run(_serve(msgspec.json.decode(sys.argv[1], type=Target)))
+    except (TransferError, DeviceMemoryError) as error:
+        sys.exit(f"target: {error}")

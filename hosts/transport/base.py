@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from hosts.config import TrafficClass as TrafficClass
+from hosts.device_memory import DeviceMemory
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 NotificationHandler = Callable[[bytes], None]
@@ -175,6 +176,15 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Fail what is outstanding, close every connection, withdraw every region."""
+        ...
+
+
+@runtime_checkable
+class RegistersDeviceMemory(Protocol):
+    """What a transport can besides if it moves bytes from and to GPUs' memory without the CPU."""
+
+    def register_device_memory(self, memory: DeviceMemory) -> Region:
+        """Offer GPU memory to peers, like `Transport.register`; raises `TransferError` if the NIC cannot."""
         ...
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.cluster import ClusterSpec, probe
+from harness.cluster import ClusterSpec, probe, shaped_classes
 from harness.cluster.emulated import EmulatedCluster
-from hosts.config import EXPEDITED_FORWARDING
+from hosts.class_counters import classes_of, grown
+from hosts.config import EXPEDITED_FORWARDING, NicConfig
 
 OBSTACLE = probe().unavailable.get("network_namespaces")
 pytestmark = [
@@ -138,6 +139,22 @@ def test_high_class_takes_the_link_and_the_low_one_gets_it_back(cluster: Emulate
     assert high_rate / COMPUTE_BYTES_PER_S > 0.85
     assert low_rate / COMPUTE_BYTES_PER_S < 0.1
     assert low_alone / COMPUTE_BYTES_PER_S > 0.85
+
+
+@pytest.mark.parametrize(("tos", "used"), [(0, "low"), (EXPEDITED_FORWARDING, "high")])
+def test_bytes_are_counted_in_the_class_that_sent_them(cluster: EmulatedCluster, tos: int, used: str) -> None:
+    (nic,) = (nic for nic in cluster.host("p0").nics if nic.network == "compute")
+    counted = NicConfig(nic.name, nic.network, shaped_classes(nic))
+    namespace = cluster._namespaces["p0"]
+    before = namespace.run(lambda: classes_of(counted))
+    flow = Flow(cluster, "p0", "d0", tos=tos)
+    rates()
+    flow.stop()
+    carried = grown(before, namespace.run(lambda: classes_of(counted)))
+    sent_bytes = {of_class.traffic_class: of_class.tx_bytes for of_class in carried}
+    assert sent_bytes.pop(used) == pytest.approx(flow.received_bytes / PAYLOAD_SHARE, rel=0.03)
+    # Address resolution and what the receiver did not mark: a handful of frames.
+    assert all(nbytes < 0.01 * flow.received_bytes for nbytes in sent_bytes.values())
 
 
 def test_a_full_queue_adds_a_bounded_delay(cluster: EmulatedCluster) -> None:

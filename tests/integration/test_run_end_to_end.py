@@ -39,6 +39,8 @@ RECORDS = [
     "report.html",
     "report.md",
     "summary.json",
+    "telemetry/classes.parquet",
+    "telemetry/errors.parquet",
     "telemetry/hosts.parquet",
     "telemetry/nics.parquet",
     "transfers.parquet",
@@ -102,6 +104,22 @@ def test_accounts_of_the_same_bytes_agree(finished: tuple[CommandRun, str]) -> N
     assert set(basic["path"]) == {"prefill"}
     assert (turns["first_token_at_ns"] <= turns["done_at_ns"]).all()
     assert (turns["arrived_at_ns"] <= turns["dispatched_at_ns"]).all()
+
+
+@needs_namespaces
+def test_kv_is_sent_in_the_low_class(finished: tuple[CommandRun, str]) -> None:
+    run, _ = finished
+    classes = run.table("telemetry/classes.parquet")
+    assert set(classes["nic"]) == {"comp0"}
+    assert set(classes["host"]) == {"p0", "d0"}
+    sent_bytes = classes.groupby("traffic_class")["tx_bytes"].sum()
+    moved_bytes = sum(repetition["transferred_bytes"] for repetition in run.metadata["repetitions"])
+    assert 1.0 <= sent_bytes["low"] / moved_bytes < 1.15
+    assert sent_bytes["high"] < 0.001 * moved_bytes
+    errors = run.table("telemetry/errors.parquet")
+    assert set(errors["counter"]) == {"rx_errors", "tx_errors"}
+    assert not errors["count"].any()
+    assert "Bytes by traffic class" in (run.directory / "report.md").read_text()
 
 
 @needs_namespaces

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from pyverbs.device import Context
-from pyverbs.mr import MR
+from pyverbs.mr import MR, DmaBufMR
 from pyverbs.pd import PD
 from pyverbs.pyverbs_error import PyverbsRDMAError
 
 from hosts.config import TransportConfig
+from hosts.device_memory import DeviceMemory
 from hosts.transport.base import Bytes, Region, RemoteRegion
 from hosts.transport.verbs.port import PortError, find_port
 
@@ -47,6 +48,18 @@ class RegisteredMemory(Region):
         """Withdraw it from the device."""
         self.registered = False
         self._region.close()
+
+
+class RegisteredDeviceMemory(RegisteredMemory):
+    """GPU memory that the device reads and writes by way of a dma-buf (paper 5.2). No byte of it can be seen
+    here: ``view`` is empty."""
+
+    def __init__(self, memory: DeviceMemory, domain: Any, access: int) -> None:
+        Region.__init__(self, np.empty(0, np.uint8))
+        self._region = DmaBufMR(domain, memory.nbytes, access, memory.fd)
+        self.lkey = self._region.lkey
+        # pyverbs names bytes of a dma-buf by their offset in it.
+        self.remote = RemoteRegion(self._region.rkey, memory.nbytes, address=0)
 
 
 class Device:
@@ -91,6 +104,17 @@ class Device:
                     "/etc/security/limits.d, LimitMEMLOCK=)"
                 ) from error
             raise
+
+    def register_device_memory(self, memory: DeviceMemory) -> RegisteredDeviceMemory:
+        """Let the device and peers at GPU memory; PortError if the device takes no dma-buf."""
+        try:
+            return RegisteredDeviceMemory(memory, self.domain, _ACCESS_REMOTE)
+        except PyverbsRDMAError as error:
+            raise PortError(
+                f"{self.port}: cannot register {memory.nbytes} bytes of GPU {memory.ordinal} by dma-buf: "
+                f"{error}; expected a NIC and driver that take dma-bufs (mlx5 since Linux 5.12), on the GPU's "
+                "PCIe root"
+            ) from error
 
     def mtu_code(self, peer_mtu_bytes: int) -> int:
         """``enum ibv_mtu`` of the path to a peer: the smaller of the two."""

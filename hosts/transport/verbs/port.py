@@ -62,18 +62,21 @@ def _named(config: VerbsConfig, sysfs: Path) -> Port:
     ports = sysfs / config.device / "ports"
     if not (ports / str(config.port)).is_dir():
         raise PortError(f"{config.device} port {config.port}: not there; found {_listed(sysfs)}")
-    entries = dict(_gids(ports / str(config.port)))
-    if config.gid_index >= 0 and config.gid_index not in entries:
+    port = ports / str(config.port)
+    if config.gid_index >= 0:
+        if gid := _gid(port, config.gid_index):
+            return _port(port, config.gid_index, gid)
         raise PortError(
             f"{config.device} port {config.port}: GID index {config.gid_index} is empty; found "
-            f"{_shown(entries)}"
+            f"{_shown(dict(_gids(port)))}"
         )
+    entries = dict(_gids(port))
     if not entries:
         raise PortError(
             f"{config.device} port {config.port}: its GID table is empty; give its interface an address"
         )
-    index = config.gid_index if config.gid_index >= 0 else _best(ports / str(config.port), entries)
-    return _port(ports / str(config.port), index, entries[index])
+    index = _best(port, entries)
+    return _port(port, index, entries[index])
 
 
 def _with_address(address: str, config: VerbsConfig, sysfs: Path) -> Port:
@@ -83,7 +86,10 @@ def _with_address(address: str, config: VerbsConfig, sysfs: Path) -> Port:
             "transport 'tcp'"
         )
     wanted = _as_gid(address)
-    for port in sorted(sysfs.glob("*/ports/*")):
+    # Tables have up to a thousand entries, a file each: those of the interface with the address come first.
+    interfaces = _interfaces(address)
+    ports = sorted(sysfs.glob("*/ports/*"))
+    for port in sorted(ports, key=lambda port: _read(port / "gid_attrs" / "ndevs" / "0") not in interfaces):
         for first, gid in _gids(port):
             if gid == wanted:  # RoCE v1 and v2 are neighbours; the rest of a long table need not be read
                 matching = {i: wanted for i in range(first, first + 2) if _gid(port, i) == wanted}
@@ -120,12 +126,17 @@ def _gid(port: Path, index: int) -> str:
 
 
 def _ipoib(address: str, sysfs: Path) -> Path | None:
-    for interface, addresses in psutil.net_if_addrs().items():
-        if any(entry.address == address for entry in addresses):
-            for device in sorted((_NET / interface / "device" / "infiniband").glob("*")):
-                number = int(_read(_NET / interface / "dev_port") or 0) + 1
-                return sysfs / device.name / "ports" / str(number)
+    for interface in _interfaces(address):
+        for device in sorted((_NET / interface / "device" / "infiniband").glob("*")):
+            number = int(_read(_NET / interface / "dev_port") or 0) + 1
+            return sysfs / device.name / "ports" / str(number)
     return None
+
+
+def _interfaces(address: str) -> list[str]:
+    """Those that have it."""
+    known = psutil.net_if_addrs().items()
+    return [name for name, entries in known if any(entry.address == address for entry in entries)]
 
 
 def _port(port: Path, index: int, gid: str) -> Port:

@@ -10,6 +10,7 @@ import msgspec
 from pyverbs.pyverbs_error import PyverbsError as LibraryError
 
 from hosts.config import TransportConfig
+from hosts.device_memory import DeviceMemory
 from hosts.pacing import TokenBucket
 from hosts.transport.base import (
     Bytes,
@@ -200,6 +201,15 @@ class VerbsTransport:
     def register(self, buffer: memoryview | bytearray | Bytes) -> Region:
         """See `Transport.register`."""
         region = self.device.register(buffer)
+        self._regions.add(region)
+        return region
+
+    def register_device_memory(self, memory: DeviceMemory) -> Region:
+        """See `RegistersDeviceMemory`."""
+        try:
+            region = self.device.register_device_memory(memory)
+        except PortError as error:
+            raise TransferError(self.address, "register", 0, 0, str(error)) from error
         self._regions.add(region)
         return region
 

@@ -3,7 +3,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.cluster.shaping import shaping_commands
+from harness.cluster.shaping import shaped_classes, shaping_commands
 from harness.cluster.topology import HighClass, Nic
 from hosts.config import Network
 
@@ -31,6 +31,22 @@ def test_compute_nic_has_two_classes_that_borrow_up_to_link_rate() -> None:
     assert "classid 1:20 htb rate 200000bps ceil 20000000bps" in commands[4]
     assert commands[4].endswith("prio 7")
     assert commands[-1].endswith("match ip dsfield 0xb8 0xfc flowid 1:10")
+
+
+def test_rdma_is_classified_too_and_waits_instead_of_being_dropped() -> None:
+    nic = Nic("comp0", "compute", "10.79.0.10", 20e6, rdma=True)
+    commands = shaping_commands("comp0", nic, HighClass())
+    assert commands[-1].endswith("protocol ipv6 prio 2 u32 match ip6 priority 0xb8 0xfc flowid 1:10")
+    assert [c.split()[-1] for c in commands if "bfifo" in c] == ["67108864", "67108864"]
+
+
+def test_leaves_of_a_compute_nic_have_a_class_of_traffic_and_no_others() -> None:
+    nic = Nic("comp0", "compute", "10.79.0.10", 20e6)
+    assert shaped_classes(nic) == {"1:10": "high", "1:20": "low"}
+    commands = shaping_commands("comp0", nic, HighClass())
+    assert all(any(f"classid {leaf} " in line for line in commands) for leaf in shaped_classes(nic))
+    assert shaped_classes(Nic("stor0", "storage", "10.78.0.10", 20e6)) == {}
+    assert shaped_classes(Nic("comp0", "compute", "10.79.0.10")) == {}
 
 
 @given(rates, st.floats(min_value=0.01, max_value=0.99), st.sampled_from(["storage", "compute"]))

@@ -60,7 +60,7 @@ def test_commands_for_the_smallest_machine() -> None:
 def test_switch_puts_each_far_end_into_its_host() -> None:
     topology = lay_out(ClusterSpec(1, 1, 12.5e6, 25e6))
     commands = switch_commands(topology, {e.name: f"/ns/{e.name}" for e in topology.endpoints})
-    assert "link add name comp-d0 type veth peer name comp0 netns /ns/d0" in commands
+    assert "link add name comp-d0 mtu 1500 type veth peer name comp0 mtu 1500 netns /ns/d0" in commands
     assert sum(" type veth " in c for c in commands) == 1 + 2 + 3 + 3
     assert sum(" type bridge " in c for c in commands) == 3
 

@@ -5,17 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.recording import (
-    Repetition,
-    TurnRecord,
-    forwards_table,
-    hosts_table,
-    nics_table,
-    transfers_table,
-    turns_table,
-)
+from harness.recording import Repetition, TurnRecord, forwards_table, transfers_table, turns_table
 from harness.scheduling import Engine, Limits, Placement
+from harness.telemetry_tables import classes_table, errors_table, hosts_table, nics_table
 from hosts.protocol import (
+    ClassBytes,
     EngineBatch,
     ForwardPass,
     HostSamples,
@@ -24,7 +18,15 @@ from hosts.protocol import (
     Transfer,
     TurnDone,
 )
-from reports.stored_run import FORWARD_COLUMNS, HOST_COLUMNS, NIC_COLUMNS, TRANSFER_COLUMNS, TURN_COLUMNS
+from reports.stored_run import (
+    CLASS_COLUMNS,
+    ERROR_COLUMNS,
+    FORWARD_COLUMNS,
+    HOST_COLUMNS,
+    NIC_COLUMNS,
+    TRANSFER_COLUMNS,
+    TURN_COLUMNS,
+)
 
 LIMITS = Limits({"p0": 3e4, "d1": 2e4}, 5e4, 10**6, 10**7)
 PLACEMENT = Placement(Engine("p0", 3), Engine("d1", 2), "split", 3, 2)
@@ -92,7 +94,21 @@ def samples(count: int) -> HostSamples:
         disk_read_bytes=column,
         disk_written_bytes=column,
         sample_cost_ns=column,
-        nics=[NicSamples("stor0", "storage", column, column), NicSamples("comp0", "compute", column, column)],
+        nics=[
+            NicSamples("stor0", "storage", rx_bytes=column, tx_bytes=column),
+            NicSamples(
+                "comp0",
+                "compute",
+                "mlx5_0 port 1",
+                "roce",
+                column,
+                column,
+                rdma_rx_bytes=[7 * value for value in column],
+                rdma_tx_bytes=column,
+                classes=[ClassBytes("high", 3, None), ClassBytes("low", 40, None)],
+                errors={"rx_errors": 0, "out_of_sequence": 2},
+            ),
+        ],
     )
 
 
@@ -112,6 +128,8 @@ def test_tables_have_the_columns_that_reports_read() -> None:
         (transfers_table(recorded), TRANSFER_COLUMNS),
         (forwards_table(recorded), FORWARD_COLUMNS),
         (nics_table(recorded, roles), NIC_COLUMNS),
+        (classes_table(recorded, roles), CLASS_COLUMNS),
+        (errors_table(recorded, roles), ERROR_COLUMNS),
         (hosts_table(recorded, roles), HOST_COLUMNS),
     ):
         assert set(columns) <= set(table.columns)
@@ -198,6 +216,28 @@ def test_telemetry_is_a_row_a_sample_and_nic() -> None:
     assert set(zip(nics["host"], nics["role"], strict=True)) == {("p0", "prefill"), ("d1", "decode")}
 
 
+def test_rdma_bytes_are_beside_the_interface_s_and_zero_without_a_port() -> None:
+    nics = nics_table([repetition(reports={"p0": report(3)})], {"p0": "prefill"})
+    assert list(nics["rdma_rx_bytes"]) == [0, 0, 0, 0, 7, 14]
+    assert list(nics["rdma_kind"]) == ["none"] * 3 + ["roce"] * 3
+    assert set(nics["rdma_port"]) == {"", "mlx5_0 port 1"}
+
+
+def test_classes_and_errors_are_a_row_a_nic_and_name() -> None:
+    recorded, roles = [repetition(4, reports={"p0": report()})], {"p0": "prefill"}
+    classes = classes_table(recorded, roles)
+    assert list(zip(classes["nic"], classes["traffic_class"], classes["tx_bytes"], strict=True)) == [
+        ("comp0", "high", 3),
+        ("comp0", "low", 40),
+    ]
+    assert classes["rx_bytes"].isna().all()
+    errors = errors_table(recorded, roles)
+    assert list(zip(errors["rdma_port"], errors["counter"], errors["count"], strict=True)) == [
+        ("mlx5_0 port 1", "rx_errors", 0),
+        ("mlx5_0 port 1", "out_of_sequence", 2),
+    ]
+
+
 def test_nothing_measured_is_an_empty_table() -> None:
     nothing = repetition()
     for table in (
@@ -205,6 +245,8 @@ def test_nothing_measured_is_an_empty_table() -> None:
         transfers_table([nothing]),
         forwards_table([nothing]),
         nics_table([nothing], {}),
+        classes_table([nothing], {}),
+        errors_table([nothing], {}),
         hosts_table([nothing], {}),
     ):
         assert table.empty

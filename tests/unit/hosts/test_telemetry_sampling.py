@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from hosts.config import NicConfig
+from hosts.config import NicConfig, VerbsConfig
+from hosts.counters import open_counters
 from hosts.protocol import HostSamples
 from hosts.storage.memory import MemoryStorage
 from hosts.telemetry import Telemetry
@@ -13,7 +14,7 @@ from hosts.telemetry import Telemetry
 
 def sampled(seconds: float, nics: tuple[NicConfig, ...] = (NicConfig("lo", "storage"),)) -> HostSamples:
     async def run() -> HostSamples:
-        telemetry = Telemetry(nics, MemoryStorage(), interval_s=0.02)
+        telemetry = Telemetry(open_counters(nics, VerbsConfig()), MemoryStorage(), interval_s=0.02)
         telemetry.begin(time.monotonic_ns())
         await asyncio.sleep(seconds)
         return await telemetry.end()
@@ -48,6 +49,8 @@ def test_samples_begin_at_once_ascend_and_cost_something() -> None:
     [nic] = samples.nics
     assert (nic.name, nic.network) == ("lo", "storage")
     assert nic.rx_bytes == sorted(nic.rx_bytes)
+    assert (nic.rdma_port, nic.rdma_kind, nic.rdma_rx_bytes, nic.classes) == ("", "none", [], [])
+    assert nic.errors == {"rx_errors": 0, "tx_errors": 0}
 
 
 def test_without_nics_the_host_is_sampled_all_the_same() -> None:

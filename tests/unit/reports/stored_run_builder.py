@@ -21,6 +21,7 @@ import pandas as pd
 TIME_DILATION = 10.0
 SECOND_NS = 1_000_000_000
 PAYLOAD_SHARE = 1448 / 1514
+_TELEMETRY = ("nics", "classes", "errors", "hosts")
 
 
 @dataclass
@@ -48,7 +49,8 @@ class StoredRunBuilder:
 
     def __post_init__(self) -> None:
         self._random = np.random.default_rng(self.seed)
-        self.tables = {"turns": [], "transfers": [], "forwards": [], "nics": [], "hosts": []}
+        names = ("turns", "transfers", "forwards", *_TELEMETRY)
+        self.tables = {name: [] for name in names}
         loads: list[tuple[str, float | None, str]] = [
             (name, rate, outcome) for name, tried in self.points.items() for rate, outcome in tried
         ]
@@ -75,7 +77,7 @@ class StoredRunBuilder:
         (directory / "telemetry").mkdir(parents=True, exist_ok=True)
         (directory / "metadata.json").write_text(json.dumps(self.metadata))
         for name, rows in self.tables.items():
-            folder = directory / "telemetry" if name in ("nics", "hosts") else directory
+            folder = directory / "telemetry" if name in _TELEMETRY else directory
             pd.DataFrame(rows).to_parquet(folder / f"{name}.parquet", index=False)
         return directory
 

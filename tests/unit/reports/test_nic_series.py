@@ -1,17 +1,43 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.nic_series import growth, throughput
+from reports.nic_series import carried, growth, throughput
 
 MS = 1_000_000
 
 
 def test_a_restarted_counter_goes_on_from_where_it_was() -> None:
     assert growth(np.array([100, 150, 20, 30])).tolist() == [0, 50, 70, 80]
+
+
+@pytest.mark.parametrize(
+    ("kind", "received", "sent"),
+    [
+        ("none", [0, 10, 30], [0, 1, 2]),
+        ("software", [0, 10, 30], [0, 1, 2]),
+        ("roce", [0, 1010, 4030], [0, 501, 502]),
+        ("infiniband", [0, 1000, 4000], [0, 500, 500]),
+    ],
+)
+def test_what_a_nic_carried_is_its_interface_s_and_its_ports_by_kind(
+    kind: str, received: list[int], sent: list[int]
+) -> None:
+    nic = pd.DataFrame(
+        {
+            "rdma_kind": kind,
+            "rx_bytes": [5, 15, 35],
+            "tx_bytes": [7, 8, 9],
+            "rdma_rx_bytes": [100, 1100, 4100],
+            "rdma_tx_bytes": [0, 500, 500],
+        }
+    )
+    assert carried(nic, "rx").tolist() == received
+    assert carried(nic, "tx").tolist() == sent
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=2, max_size=50), st.integers(0, 10**6))

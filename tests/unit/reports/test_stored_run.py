@@ -7,7 +7,15 @@ import pytest
 from stored_run_builder import StoredRunBuilder
 
 from reports import ReportError, StoredRun, analyse
-from reports.stored_run import FORWARD_COLUMNS, HOST_COLUMNS, NIC_COLUMNS, TRANSFER_COLUMNS, TURN_COLUMNS
+from reports.stored_run import (
+    CLASS_COLUMNS,
+    ERROR_COLUMNS,
+    FORWARD_COLUMNS,
+    HOST_COLUMNS,
+    NIC_COLUMNS,
+    TRANSFER_COLUMNS,
+    TURN_COLUMNS,
+)
 
 
 def test_reads_what_was_stored(io_bound_run: Path) -> None:
@@ -36,10 +44,21 @@ def test_missing_tables_read_as_empty_ones(io_bound_run: Path, tmp_path: Path) -
         (run.transfers, TRANSFER_COLUMNS),
         (run.forwards, FORWARD_COLUMNS),
         (run.nic_samples, NIC_COLUMNS),
+        (run.class_bytes, CLASS_COLUMNS),
+        (run.error_counts, ERROR_COLUMNS),
         (run.host_samples, HOST_COLUMNS),
     ):
         assert table.empty
         assert list(table.columns) == list(columns)
+
+
+def test_a_run_from_before_rdma_counters_has_no_rdma_port(tmp_path: Path) -> None:
+    builder = StoredRunBuilder(sessions=1, turns=1)
+    assert "rdma_kind" not in builder.tables["nics"][0]
+    samples = StoredRun.load(builder.write(tmp_path)).nic_samples
+    assert set(samples["rdma_port"]) == {""}
+    assert set(samples["rdma_kind"]) == {"none"}
+    assert not samples[["rdma_rx_bytes", "rdma_tx_bytes"]].any(axis=None)
 
 
 def test_tables_without_rows_read_as_empty_ones(tmp_path: Path) -> None:
