@@ -2,13 +2,15 @@
 
     .venv/bin/python tools/bench_posting.py [--rounds 100] [--json]
     .venv/bin/python tools/bench_posting.py --verbs 10.99.0.1 10.99.0.2
+    .tox/nixl/bin/python tools/bench_posting.py --nixl
 
 An operation a layer, as a turn makes them: planned, loaded into a list of work requests, posted, completed.
 The device is a function that does nothing, so the figure is the representation's own; a turn's blocks take
 as long as they do at the profile's compute NIC on paper, and the share of that should stay below 5 %. With
 `--verbs`, two RDMA addresses of this machine, the lists also go to the actual device, in small blocks, and
-what its library takes for a descriptor is measured apart. Single-threaded; medians over rounds, of this
-process on this machine, with what else runs on it.
+what its library takes for a descriptor is measured apart. With `--nixl`, so do NIXL's rows, from one agent of
+this process to another. Single-threaded; medians over rounds, of this process on this machine, with what else
+runs on it.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ from collections.abc import Callable
 import numpy as np
 
 from harness.experiment import load_profile
-from hosts.config import TransportConfig, VerbsConfig
+from hosts.config import ClassMark, TransportConfig, VerbsConfig
+from hosts.nixl_agent import rows
 from hosts.transport import Strided, open_transport
+from hosts.transport.nixl.descriptors import chunks
+from hosts.transport.nixl.ucx import open_agent
 from hosts.transport.plan import Side, plan
 from hosts.transport.verbs.send_queue import Operation, SendQueue
 from hosts.transport.verbs.structs import PostSend
@@ -99,6 +104,42 @@ async def device_ns(addresses: list[str], shape: tuple[Shape, Shape], rounds: in
         await target.close()
 
 
+def nixl_ns(shape: tuple[Shape, Shape], rounds: int) -> tuple[float, float]:
+    """Nanoseconds a descriptor to make NIXL's rows, and in NIXL and UCX to post them; small blocks."""
+    nbytes = LAYERS * BLOCKS * DEVICE_BLOCK_BYTES
+    initiator, target = [open_agent("127.0.0.1", ClassMark(0, 0)) for _ in range(2)]
+    try:
+        here, there = np.zeros((2, nbytes), np.uint8)
+        initiator.register("DRAM", rows((here.ctypes.data, nbytes, 1)))
+        offered = target.register("DRAM", rows((there.ctypes.data, nbytes, 2)))
+        peer = initiator.load(target.description())
+        initiator.load(target.description(offered))
+        made_s, posted_s = [], []
+        for _ in range(rounds):
+            sides = [[side(layer, DEVICE_BLOCK_BYTES) for side in shape] for layer in range(LAYERS)]
+            began_at = time.thread_time()
+            made = [
+                chunks(Side(here.ctypes.data, local), 1, Side(there.ctypes.data, remote), 2)
+                for local, remote in sides
+            ]
+            made_s.append(time.thread_time() - began_at)
+            posting_s = 0.0
+            for parts in made:
+                began_at = time.thread_time()
+                transfers = [initiator.post("WRITE", part.local, part.remote, peer) for part in parts]
+                posting_s += time.thread_time() - began_at
+                while not all(transfer.done() for transfer in transfers):
+                    target.messages()
+                for transfer in transfers:
+                    transfer.release()
+            posted_s.append(posting_s)
+    finally:
+        initiator.close()
+        target.close()
+    descriptors = LAYERS * BLOCKS
+    return statistics.median(made_s) / descriptors * 1e9, statistics.median(posted_s) / descriptors * 1e9
+
+
 def _timed_posting(connection: object) -> list[float]:
     """From now on, the seconds of every call that posts a list on the connection."""
     (queue,) = connection._link.endpoint.queues  # type: ignore[attr-defined]
@@ -114,7 +155,7 @@ def _timed_posting(connection: object) -> list[float]:
     return spent_s
 
 
-async def measure(rounds: int, addresses: list[str] | None) -> dict[str, object]:
+async def measure(rounds: int, addresses: list[str] | None, nixl: bool) -> dict[str, object]:
     """Every shape's figures beside what a descriptor's bytes take on the profile's wire."""
     nbytes = round(kv_bytes_per_token(find_model(MODEL)) * BLOCK_TOKENS / LAYERS)
     nic_gbit_per_s = load_profile(PROFILE).compute_nic.value
@@ -125,6 +166,8 @@ async def measure(rounds: int, addresses: list[str] | None) -> dict[str, object]
         figures = {"representation_ns": ours_ns, "share_of_transfer": ours_ns / wire_ns}
         if addresses is not None:
             figures["device_ns"] = await device_ns(addresses, shape, max(1, rounds // 20))
+        if nixl:
+            figures["nixl_rows_ns"], figures["nixl_post_ns"] = nixl_ns(shape, max(1, rounds // 20))
         shapes[name] = figures
     return {
         "descriptors": LAYERS * BLOCKS,
@@ -143,9 +186,10 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--verbs", nargs=2, metavar="ADDRESS", help="of two RDMA ports of this machine")
+    parser.add_argument("--nixl", action="store_true", help="NIXL agents too; they have to be installed")
     parser.add_argument("--json", action="store_true", help="for programs")
     arguments = parser.parse_args()
-    found = asyncio.run(measure(arguments.rounds, arguments.verbs))
+    found = asyncio.run(measure(arguments.rounds, arguments.verbs, arguments.nixl))
     if arguments.json:
         print(json.dumps(found, indent=2))
         return
@@ -155,6 +199,10 @@ def main() -> None:
     )
     for name, figures in found["shapes"].items():  # type: ignore[attr-defined]
         device = f", the device's library {figures['device_ns']:.0f} ns" if "device_ns" in figures else ""
+        if "nixl_post_ns" in figures:
+            device += (
+                f"; NIXL's rows {figures['nixl_rows_ns']:.0f} ns, posted in {figures['nixl_post_ns']:.0f} ns"
+            )
         share = f"{figures['share_of_transfer']:.1%} of the transfer (limit {LIMIT:.0%})"
         print(f"{name:38} {figures['representation_ns']:6.1f} ns a descriptor, {share}{device}")
 
