@@ -26,6 +26,9 @@ _KILL_TIMEOUT_S = 5.0
 # its parent's id at its start, that is after setpriv has asked for the signal, and so closes the gap.
 _STILL_CHILD = '[ "$PPID" = "$0" ] || exit 125; exec "$@"'
 
+# A mounted sysfs goes on showing the interfaces of the namespace that mounted it; UCX looks for them there.
+_OWN_SYSFS = 'mount -t sysfs sysfs /sys; exec "$@"'
+
 
 def command_line(argv: Sequence[str], namespace: str | None, parent_pid: int) -> list[str]:
     """``argv`` wrapped to run in a namespace and to be killed when ``parent_pid`` ends (prctl(2), PDEATHSIG).
@@ -33,8 +36,10 @@ def command_line(argv: Sequence[str], namespace: str | None, parent_pid: int) ->
     Each wrapper replaces itself, so the process id is that of ``argv``. Works unchanged without privileges.
     """
     tied = ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", _STILL_CHILD, str(parent_pid)]
-    inside = ["nsenter", f"--net={namespace}", "--"] if namespace else []
-    return [*tied, *inside, *argv]
+    if namespace is None:
+        return [*tied, *argv]
+    inside = ["nsenter", f"--net={namespace}", "--"]
+    return [*tied, *inside, "unshare", "--mount", "--", "sh", "-c", _OWN_SYSFS, "sh", *argv]
 
 
 class RunProcesses:

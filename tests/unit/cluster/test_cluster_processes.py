@@ -23,7 +23,11 @@ def read_pid(process: subprocess.Popen[bytes], fifo: Path) -> int:
 
 
 def test_command_line_in_a_namespace() -> None:
-    assert command_line(["agent", "x"], "/ns", 7)[-5:] == ["nsenter", "--net=/ns", "--", "agent", "x"]
+    command = command_line(["agent", "x"], "/ns", 7)
+    inside = command[command.index("nsenter") :]
+    assert inside[:3] == ["nsenter", "--net=/ns", "--"]
+    assert inside[3:5] == ["unshare", "--mount"]  # for a /sys of its own
+    assert inside[-2:] == ["agent", "x"]
     assert "nsenter" not in command_line(["agent"], None, 7)
 
 
