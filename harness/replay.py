@@ -213,7 +213,8 @@ class Replay:
                     await self._all_ask.wait()
             began_ns = time.monotonic_ns()
             for request, placement in self._scheduler.round(self._asking):
-                self._dispatch(self._turns[request.turn_id], placement)
+                if turn := self._turns.get(request.turn_id):  # it is gone where the replay is being given up
+                    self._dispatch(turn, placement)
             self._asking.clear()
             self._all_ask.clear()
             control.decision_s_total += (time.monotonic_ns() - began_ns) / 1e9

@@ -112,8 +112,7 @@ class Device:
         except PyverbsRDMAError as error:
             raise PortError(
                 f"{self.port}: cannot register {memory.nbytes} bytes of GPU {memory.ordinal} by dma-buf: "
-                f"{error}; expected a NIC and driver that take dma-bufs (mlx5 since Linux 5.12), on the GPU's "
-                "PCIe root"
+                f"{error}; expected a NIC that takes dma-bufs (mlx5, Linux 5.12 or newer) near the GPU"
             ) from error
 
     def mtu_code(self, peer_mtu_bytes: int) -> int:
