@@ -30,7 +30,8 @@ class TransferError(Exception):
     """A transfer did not happen: with which peer, which operation, where in which region, and why."""
 
     def __init__(self, peer: str, operation: str, region: int, offset: int, reason: str) -> None:
-        super().__init__(f"{operation} with {peer}, region {region:#x} at byte {offset}: {reason}")
+        where = f", region {region:#x} at byte {offset}" if operation in ("read", "write") else ""
+        super().__init__(f"{operation} with {peer}{where}: {reason}")
         self.peer = peer
         self.operation = operation
         self.region = region

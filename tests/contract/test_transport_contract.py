@@ -43,6 +43,8 @@ NIXL = ["nixl"] if find_spec("nixl_cu12") else []
 BETWEEN_PROCESSES = ["tcp", *VERBS, *NIXL]
 KINDS = ["memory", *BETWEEN_PROCESSES]
 REGION_BYTES = 1 << 20
+SLOWNESS = {"memory": 1, "tcp": 1, "nixl": 1, "verbs": 10}
+"""Factor for short timeouts: RDMA is tested in an emulated machine, where connecting takes a second."""
 
 
 @pytest.mark.skipif(not VERBS, reason="NOT COLLECTED: all tests over verbs; tox -e rdma has two RDMA ports")
@@ -272,14 +274,14 @@ def test_a_region_deregistered_in_mid_transfer_is_touched_no_more(
     kind: str, operation: str, end: str
 ) -> None:
     nbytes = 32 << 20
+    # In pieces on both sides: a device that has begun a message of its own may finish it.
+    at = Strided(0, (1 << 20) - 4096, 32, 1 << 20)
 
     async def test(ends: Pair) -> None:
         filled = ends.local.view if operation == "read" else ends.remote.view
         filled[:] = 0
         call = getattr(ends.connection, operation)
-        transfer = asyncio.create_task(
-            call(ends.local, Strided(0, nbytes), ends.remote.remote, Strided(0, nbytes))
-        )
+        transfer = asyncio.create_task(call(ends.local, at, ends.remote.remote, at))
         while not filled[0]:  # noqa: ASYNC110 - memory tells nobody when it changes
             await asyncio.sleep(0)
         if end == "initiator":
@@ -579,7 +581,7 @@ def test_an_initiator_killed_in_mid_transfer_harms_nobody_else(kind: str) -> Non
 
 @pytest.mark.parametrize("kind", BETWEEN_PROCESSES)
 def test_a_peer_that_stops_answering_is_an_error_after_the_timeout(kind: str) -> None:
-    timeout_s = 0.4
+    timeout_s = 0.4 * SLOWNESS[kind]
     silent = rf"no (progress|completion|answer).* {timeout_s} s|retry counter exceeded"
 
     async def test(ends: Apart) -> None:
@@ -592,7 +594,7 @@ def test_a_peer_that_stops_answering_is_an_error_after_the_timeout(kind: str) ->
         began_at = time.monotonic()
         with pytest.raises(TransferError, match=silent):
             await call
-        assert timeout_s <= time.monotonic() - began_at < 2
+        assert timeout_s <= time.monotonic() - began_at < 5 * timeout_s
         with pytest.raises(TransferError, match=silent):
             await ends.initiator.connect(ends.peer.address)
 
@@ -606,7 +608,8 @@ def test_a_slow_transfer_outlives_the_timeout_as_long_as_bytes_pass(kind: str) -
     async def test(ends: Apart) -> None:
         began_at = time.monotonic()
         await ends.connection.read(ends.local, whole, ends.peer.region, whole)
-        assert time.monotonic() - began_at > 0.4
+        assert time.monotonic() - began_at > 2 * timeout_s
         assert (ends.local.view == 7).all()
 
-    over_processes(kind, whole.nbytes, test, pace=1.5e6, timeout_s=0.2)
+    timeout_s = 0.2 * SLOWNESS[kind]
+    over_processes(kind, whole.nbytes, test, pace=0.3e6 / timeout_s, timeout_s=timeout_s)

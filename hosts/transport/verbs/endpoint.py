@@ -13,12 +13,14 @@ from typing import Any
 import msgspec
 from pyverbs.addr import GID, AHAttr, GlobalRoute
 from pyverbs.cq import CQ, CompChannel
+from pyverbs.pyverbs_error import PyverbsRDMAError
 from pyverbs.qp import QP, QPAttr, QPCap, QPInitAttr
 from pyverbs.wr import SGE, RecvWR
 
 from hosts.config import ClassMark
 from hosts.transport.base import RemoteRegion
 from hosts.transport.verbs.device import Device
+from hosts.transport.verbs.port import PortError
 from hosts.transport.verbs.send_queue import SendQueue
 from hosts.transport.verbs.structs import event_descriptor, poster
 from hosts.transport.verbs.words import FLUSHED, SUCCESS, status_in_words
@@ -116,9 +118,17 @@ class Endpoint:
 
     def connect(self, peer: EndpointAddress, mark: ClassMark) -> None:
         """Bring the queue pairs to ready-to-send towards ``peer``'s, in the class that ``mark`` stands
-        for."""
+        for. Raises `PortError` where there is no way from the one port to the other."""
+        port = self._device.port
         for pair, first, remote in zip(self._pairs, self._first_packets, peer.queue_pairs, strict=True):
-            pair.to_rts(self._attributes(first, remote, peer, mark))
+            try:
+                pair.to_rts(self._attributes(first, remote, peer, mark))
+            except PyverbsRDMAError as error:
+                raise PortError(
+                    f"{port}, GID {port.gid_index} ({port.gid}): no way to the peer's GID {peer.gid} "
+                    f"({error}); expected GIDs of one network and one RoCE version: set gid_index, or the "
+                    "interfaces' addresses"
+                ) from error
             for _ in range(self._messages):
                 pair.post_recv(self._nowhere)
         self._completions.req_notify()

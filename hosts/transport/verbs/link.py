@@ -16,6 +16,7 @@ from hosts.transport.rendezvous import Line
 from hosts.transport.verbs.device import Device
 from hosts.transport.verbs.endpoint import Endpoint, EndpointAddress
 from hosts.transport.verbs.mailbox import MAILBOX_BYTES, RECEIVES, Letter, Mailbox
+from hosts.transport.verbs.port import port_state
 from hosts.transport.verbs.send_queue import Operation
 from hosts.transport.verbs.work_requests import Opcode
 
@@ -68,7 +69,7 @@ class Link:
             await self._line.receive(bytes)
             reason = "the peer sent what no peer of this version sends"
         except (OSError, EOFError, ValueError):
-            reason = "the peer closed the connection"
+            reason = "the peer closed the connection, or its process or host is gone"
         self.lose(reason)
 
     def post(self, operation: Operation) -> None:
@@ -163,7 +164,11 @@ class Link:
         now_at = self._loop.time()
         self._progress_at = max(self._progress_at, self.endpoint.completed_at)
         if now_at - self._progress_at >= self._timeout_s:
-            return self.lose(f"no completion for {self._timeout_s:g} s (timeout_s)")
+            port = self._device.port
+            return self.lose(
+                f"no completion for {self._timeout_s:g} s (timeout_s) on {port}, which is "
+                f"{port_state(port) or 'gone'}; is the peer's process alive, and the way to it?"
+            )
         self._watching = self._loop.call_later(self._timeout_s / _WATCHES_PER_TIMEOUT, self._watch)
 
     async def _poll(self) -> None:

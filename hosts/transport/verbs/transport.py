@@ -273,7 +273,7 @@ class VerbsTransport:
             link.connect(answer.endpoint, self._config.classes[traffic_class])
         except BaseException as error:
             link.lose("the connection was not established")
-            if not isinstance(error, OSError | EOFError | ValueError | LibraryError):
+            if not isinstance(error, OSError | EOFError | ValueError | LibraryError | PortError):
                 raise
             reason = str(error) or f"no answer in {self._config.timeout_s:g} s"
             raise TransferError(address, "connect", 0, 0, reason) from error
@@ -286,17 +286,16 @@ class VerbsTransport:
             hello = await line.receive(_Hello)
             if refused := self._refusal(hello):
                 return await line.send(_Refused(refused))
+            link: Link | None = None
             try:
-                link = Link(
-                    self.device,
-                    hello.address,
-                    line,
-                    self._config.timeout_s,
-                    self._deliver_from(hello.address),
-                )
+                deliver_from = self._deliver_from(hello.address)
+                link = Link(self.device, hello.address, line, self._config.timeout_s, deliver_from)
                 link.connect(hello.endpoint, self._config.classes[hello.traffic_class])
-            except (LibraryError, MemoryError) as error:
-                return await line.send(_Refused(str(error)))
+            except (LibraryError, MemoryError, PortError) as error:
+                await line.send(_Refused(str(error)))
+                if link is not None:
+                    link.lose(str(error))
+                return
             self._targets.add(link)
         try:
             await line.send(_Welcome(link.address))

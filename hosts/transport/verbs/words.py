@@ -18,7 +18,7 @@ _STATUS = {
     7: "bad response: the peer answered with what does not belong to this connection",
     8: "local access error",
     9: "remote invalid request: the peer's queue pair does not take this operation",
-    10: "remote access error: the peer offers no such region, or not all of these bytes",
+    10: "remote access error: the peer offers no such region (any more), or not all of these bytes",
     11: "remote operation error: the peer's device could not complete it",
     _RETRY_EXCEEDED: "transport retry counter exceeded: no answer from the peer's device",
     13: "receiver not ready: the peer takes no messages",
