@@ -4,23 +4,21 @@ know."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from harness import interrupts
-from harness.bench.contest import Contest
+from harness.bench.contest_table import print_contests
 from harness.bench.isolation import IsolationPlan, bench_isolation
 from harness.bench.isolation_metrics import SCENARIOS, Scenario
 from harness.bench.isolation_table import print_qos, print_report
+from harness.bench.options import in_words, names, sizes
 from harness.bench.storage import bench_storage
 from harness.bench.transport import Ends, bench_transport
 from harness.cluster import inside_user_namespace, probe, reexec_in_user_namespace
 from harness.console import JsonOption, out, print_json
-from harness.experiment import ExperimentError
 from hosts.bench.reads import Reads
 from hosts.bench.transfers import Transfers
 from hosts.config import ReadEngine, StorageConfig, TransportConfig, TransportKind
@@ -31,8 +29,7 @@ bench = typer.Typer(
 )
 _TRANSPORTS: dict[str, TransportKind] = {"tcp": "tcp", "verbs": "verbs", "nixl": "nixl"}
 _ENGINES: dict[str, ReadEngine] = {"io_uring": "io_uring", "threads": "threads", "nixl": "nixl"}
-_Name = TypeVar("_Name", bound=str)
-_SUFFIXES = {"k": 2**10, "m": 2**20, "g": 2**30}
+_SCENARIOS: dict[str, Scenario] = {str(name): name for name in SCENARIOS}
 
 _RoundsOption = Annotated[int, typer.Option(min=1, help="Times that every tool measures, A B B A.")]
 _SecondsOption = Annotated[float, typer.Option(min=0.1, help="Length of one measurement.")]
@@ -69,18 +66,28 @@ def transport_command(
             TransportConfig(kind=name, bind_address=address),
             TransportConfig(kind=name, bind_address=peer_address),
         )
-        for name in _names("kind", kind, _TRANSPORTS)
+        for name in names("kind", kind, _TRANSPORTS)
     ]
     cases = [
         bench_transport(
             ends, Transfers(direction, nbytes, batch, depth, traffic_class, seconds, memory), rounds, peer
         )
-        for nbytes in _sizes(block)
+        for nbytes in sizes(block)
     ]
     if json:
         print_json(cases)
         return
-    _print((f"{direction} {_size(case.transfers.block_bytes)} x {batch}", case.contest) for case in cases)
+    print_contests(
+        (
+            (
+                f"{direction} {in_words(case.transfers.block_bytes)} x {batch}, depth {depth}, "
+                f"{traffic_class} class, {memory} memory",
+                case.contest,
+            )
+            for case in cases
+        ),
+        out,
+    )
 
 
 @bench.command(
@@ -107,19 +114,25 @@ def storage_command(
     json: JsonOption = False,
 ) -> None:
     """Bandwidth, operations, latency and CPU of reads from a directory."""
-    (file_bytes,) = _sizes(size)
+    (file_bytes,) = sizes(size)
     configs = [
         StorageConfig(kind="posix", root=str(root), read_streams=depth, cache=cache, engine=name)
-        for name in _names("engine", engine, _ENGINES)
+        for name in names("engine", engine, _ENGINES)
     ]
     cases = [
         bench_storage(configs, Reads(nbytes, depth, order == "random", seconds), file_bytes, rounds, peer)
-        for nbytes in _sizes(block)
+        for nbytes in sizes(block)
     ]
     if json:
         print_json(cases)
         return
-    _print((f"{order} {_size(case.reads.block_bytes)}, {cache}", case.contest) for case in cases)
+    print_contests(
+        (
+            (f"{order} {in_words(case.reads.block_bytes)}, depth {depth}, cache {cache}", case.contest)
+            for case in cases
+        ),
+        out,
+    )
     for asked, used in {pair for case in cases for pair in case.engines.items() if pair[0] != pair[1]}:
         out.print(f"{asked}: there is none here, read with {used}")
 
@@ -154,7 +167,7 @@ def isolation_command(
             print_qos(ports, out)
         return
     plan = IsolationPlan(
-        scenarios=_scenarios(scenarios),
+        scenarios=tuple(names("scenarios", scenarios, _SCENARIOS)),
         rounds=rounds,
         seconds=seconds,
         hosts=hosts,
@@ -175,68 +188,3 @@ def isolation_command(
         print_json(report)
     else:
         print_report(report, out)
-
-
-def _scenarios(text: str) -> tuple[Scenario, ...]:
-    """Names separated by commas; ExperimentError for one that there is not."""
-    names = {str(known): known for known in SCENARIOS}
-    for name in text.split(","):
-        if name not in names:
-            raise ExperimentError(f"scenarios: found '{name}', expected some of {', '.join(names)}")
-    return tuple(dict.fromkeys(names[name] for name in text.split(",")))
-
-
-def _print(cases: Iterable[tuple[str, Contest]]) -> None:
-    table = Table("what", "tool", "GB/s", "operations/s", "p50", "p99", "CPU s/GB", "first / this", box=None)
-    for what, contest in cases:
-        first = next(iter(contest.rounds))
-        for tool in contest.rounds:
-            result = contest.median(tool)
-            ratio = "" if tool == first else f"{contest.ratio(first, tool):.0%}"
-            table.add_row(
-                what,
-                tool,
-                f"{result.bytes_per_s / 1e9:.3f}",
-                _shown(result.operations_per_s, "{:.0f}"),
-                _shown(result.latency_s_p50, "{:.2f} ms", 1e3),
-                _shown(result.latency_s_p99, "{:.2f} ms", 1e3),
-                _shown(result.cpu_s_per_gb, "{:.2f}"),
-                ratio,
-            )
-    out.print(table)
-    out.print(
-        "medians over rounds; first / this: the first tool's bandwidth over this one's, the median of the "
-        "rounds' own ratios"
-    )
-
-
-def _shown(value: float | None, form: str, factor: float = 1.0) -> str:
-    return "" if value is None else form.format(value * factor)
-
-
-def _names(option: str, text: str, known: dict[str, _Name]) -> list[_Name]:
-    """``tcp,nixl`` as those, each once; ExperimentError for one that is not ``known``."""
-    for name in text.split(","):
-        if name.strip() not in known:
-            raise ExperimentError(f"{option}: found '{name}', expected some of {', '.join(known)}")
-    return list(dict.fromkeys(known[name.strip()] for name in text.split(",")))
-
-
-def _sizes(text: str) -> list[int]:
-    """``64K,1M`` in bytes; ExperimentError for anything else."""
-    sizes = []
-    for part in text.split(","):
-        number, factor = part.strip(), 1
-        if number and number[-1].lower() in _SUFFIXES:
-            number, factor = number[:-1], _SUFFIXES[number[-1].lower()]
-        if not number.isdigit() or not int(number):
-            raise ExperimentError(f"size: found '{part}', expected bytes such as 4096, 64K, 1M or 1G")
-        sizes.append(int(number) * factor)
-    return sizes
-
-
-def _size(nbytes: int) -> str:
-    for suffix, factor in reversed(_SUFFIXES.items()):
-        if nbytes % factor == 0:
-            return f"{nbytes // factor}{suffix.upper()}iB"
-    return f"{nbytes} B"

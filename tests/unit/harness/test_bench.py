@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.bench.cli import _ENGINES, _TRANSPORTS, _names, _sizes, bench
+from harness.bench.cli import _ENGINES, _TRANSPORTS, bench
 from harness.bench.contest import Result, contest
+from harness.bench.options import names, sizes
 from harness.experiment import ExperimentError
 
 
@@ -28,22 +29,22 @@ def test_the_order_is_reversed_from_round_to_round_and_ratios_are_paired() -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "sizes"), [("4096", [4096]), ("64K,1m", [65536, 1 << 20]), ("2G", [2 << 30])]
+    ("text", "expected"), [("4096", [4096]), ("64K,1m", [65536, 1 << 20]), ("2G", [2 << 30])]
 )
-def test_sizes(text: str, sizes: list[int]) -> None:
-    assert _sizes(text) == sizes
+def test_sizes(text: str, expected: list[int]) -> None:
+    assert sizes(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "0", "1T", "1.5M", "64K,", "-1"])
 def test_what_is_no_size_is_said(text: str) -> None:
     with pytest.raises(ExperimentError, match="expected bytes such as 4096, 64K, 1M or 1G"):
-        _sizes(text)
+        sizes(text)
 
 
 def test_several_transports_or_engines_are_named_once_each() -> None:
-    assert _names("kind", "nixl, tcp,nixl", _TRANSPORTS) == ["nixl", "tcp"]
+    assert names("kind", "nixl, tcp,nixl", _TRANSPORTS) == ["nixl", "tcp"]
     with pytest.raises(ExperimentError, match="found 'rdma', expected some of tcp, verbs, nixl"):
-        _names("kind", "tcp,rdma", _TRANSPORTS)
+        names("kind", "tcp,rdma", _TRANSPORTS)
 
 
 @pytest.mark.parametrize(
