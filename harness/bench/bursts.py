@@ -28,6 +28,11 @@ _FP8_BYTES, _BF16_BYTES = 1, 2
 _BURSTS_PER_LAYER = 4
 
 
+def wire_s(bytes_to_peer: int, hosts: int, nic_bytes_per_s: float) -> float:
+    """Seconds that what a host sends in a burst takes at the rate of its link."""
+    return (hosts - 1) * bytes_to_peer / nic_bytes_per_s
+
+
 def layer_bursts(
     model: Model, scale: ScaleModel, hosts: int, batch_tokens: int, context_tokens: int
 ) -> BurstCycle:
@@ -42,9 +47,11 @@ def layer_bursts(
     engine = scale.engines["prefill"]
     forward_s = TimedCompute(engine, model).forward_s([[Piece(context_tokens, batch_tokens)]])
     gap_s = forward_s / model.layers / _BURSTS_PER_LAYER * scale.time_dilation
-    bursts = []
-    for collective, nbytes in real_bytes.items():
-        to_peer = max(1, round(nbytes / scale.bytes_divisor))
-        wire_s = (hosts - 1) * to_peer / scale.compute_nic_bytes_per_s
-        bursts.append(Burst(collective, to_peer, wire_s + gap_s))
-    return BurstCycle(tuple(bursts))
+    sizes = {name: max(1, round(nbytes / scale.bytes_divisor)) for name, nbytes in real_bytes.items()}
+    nic = scale.compute_nic_bytes_per_s
+    return BurstCycle(
+        tuple(
+            Burst(collective, nbytes, wire_s(nbytes, hosts, nic) + gap_s)
+            for collective, nbytes in sizes.items()
+        )
+    )

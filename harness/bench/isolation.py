@@ -12,20 +12,11 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from harness.bench.bursts import layer_bursts
+import harness.experiment as sections
+from harness.bench.bursts import layer_bursts, wire_s
 from harness.bench.isolation_metrics import SCENARIOS, Scenario, ScenarioResult, results
 from harness.bench.traffic import Observation, TrafficProcesses, traffic
 from harness.cluster import Cluster, ClusterError, ClusterSpec, Mode, open_cluster
-from harness.experiment import (
-    Cluster as ClusterSection,
-)
-from harness.experiment import (
-    Experiment,
-    Replay,
-    Scale,
-    Workload,
-    load_profile,
-)
 from harness.scale_model import ScaleModel, scale
 from hosts.bench.phases import BurstCycle, KvTransfers, Load
 from hosts.config import TransportConfig
@@ -83,7 +74,7 @@ def bench_isolation(plan: IsolationPlan, mode: Mode) -> IsolationReport:
         cluster.enter_control_namespace()
         rounds = asyncio.run(_measure(plan, cluster, {"collectives": bursts, "kv": kv}))
     link = scaled.compute_nic_bytes_per_s
-    wire_s = [(plan.hosts - 1) * burst.bytes_to_peer / link for burst in bursts.bursts]
+    times = [wire_s(burst.bytes_to_peer, plan.hosts, link) for burst in bursts.bursts]
     return IsolationReport(
         plan=plan,
         mode=mode,
@@ -91,7 +82,7 @@ def bench_isolation(plan: IsolationPlan, mode: Mode) -> IsolationReport:
         compute_nic_bytes_per_s=link,
         collectives=bursts,
         kv=kv,
-        results=results(rounds, bursts, wire_s),
+        results=results(rounds, bursts, times),
         warnings=_warnings(rounds),
         rounds=rounds,
     )
@@ -120,6 +111,8 @@ async def _measure(
     }
     found: dict[Scenario, list[Observation]] = {scenario: [] for scenario in plan.scenarios}
     async with traffic(cluster, loads, transports) as processes:
+        # Not recorded: the first seconds of new processes and connections are nobody's.
+        await _observe(processes, "low_class", _WARM_UP_S)
         for number in range(plan.rounds):
             for scenario in _in_turn(plan.scenarios, number):
                 found[scenario].append(await _observe(processes, scenario, plan.seconds))
@@ -137,25 +130,25 @@ async def _observe(processes: TrafficProcesses, scenario: Scenario, seconds: flo
 
 def _scaled(plan: IsolationPlan) -> ScaleModel:
     """Sizes and rates as a run of an experiment on such hosts would have them."""
-    prefill_hosts = plan.hosts // 2
-    experiment = Experiment(
+    prefill_hosts, decode_hosts = _roles(plan)
+    experiment = sections.Experiment(
         name="isolation",
         model=plan.model,
-        workload=Workload(synthesize="paper-64k"),
-        replay=Replay(agents=1),
-        cluster=ClusterSection(
-            prefill_hosts=prefill_hosts, decode_hosts=plan.hosts - prefill_hosts, profile=plan.profile
+        workload=sections.Workload(synthesize="paper-64k"),
+        replay=sections.Replay(agents=1),
+        cluster=sections.Cluster(
+            prefill_hosts=prefill_hosts, decode_hosts=decode_hosts, profile=plan.profile
         ),
-        scale=Scale(bytes_divisor=plan.bytes_divisor, time_dilation=plan.time_dilation),
+        scale=sections.Scale(bytes_divisor=plan.bytes_divisor, time_dilation=plan.time_dilation),
     )
-    return scale(experiment, load_profile(plan.profile), find_model(plan.model), _BLOCK_TOKENS)
+    profile = sections.load_profile(plan.profile)
+    return scale(experiment, profile, find_model(plan.model), _BLOCK_TOKENS)
 
 
 def _cluster_spec(plan: IsolationPlan, scaled: ScaleModel) -> ClusterSpec:
-    prefill_hosts = plan.hosts // 2
-    return ClusterSpec(
-        prefill_hosts,
-        plan.hosts - prefill_hosts,
-        scaled.storage_nic_bytes_per_s,
-        scaled.compute_nic_bytes_per_s,
-    )
+    return ClusterSpec(*_roles(plan), scaled.storage_nic_bytes_per_s, scaled.compute_nic_bytes_per_s)
+
+
+def _roles(plan: IsolationPlan) -> tuple[int, int]:
+    """Prefill and decode hosts; what they do here is the same."""
+    return plan.hosts // 2, plan.hosts - plan.hosts // 2

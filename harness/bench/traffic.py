@@ -74,8 +74,9 @@ class TrafficProcesses:
         cool_down_s: float,
     ) -> Observation:
         """Loads in their classes, all at the same time; HostError names who failed."""
+        begin_at = time.time() + _LEAD_S
         phases: dict[Load, Phase] = {
-            load: Phase(traffic_class, time.time() + _LEAD_S, warm_up_s, seconds, cool_down_s)
+            load: Phase(traffic_class, begin_at, warm_up_s, seconds, cool_down_s)
             for load, traffic_class in classes.items()
         }
         return await self._watch.guard(self._run(phases))
@@ -111,19 +112,27 @@ class TrafficProcesses:
 
     async def _introduce(self, processes: int) -> None:
         """Wait until all have dialled in, and tell those of each load of each other."""
-        offers: list[Offer] = []
-        while len(offers) < processes:
-            lines = await self._attached.get()
-            message = await lines.receive()
-            if message is not None:  # else the process has ended, which is watched for
-                offer = _checked(message)
-                assert isinstance(offer, Offer), "what a process says first"
-                self._lines[offer.host, offer.load] = lines
-                offers.append(offer)
+        try:
+            async with asyncio.timeout(_ATTACH_TIMEOUT_S):
+                offers = [await self._offer() for _ in range(processes)]
+        except TimeoutError:
+            missing = f"{processes - len(self._lines)} of {processes} traffic processes"
+            raise HostError("control", f"{missing} did not attach in {_ATTACH_TIMEOUT_S:g} s") from None
         offers.sort(key=lambda offer: offer.host)
         for (_, load), lines in self._lines.items():
             await lines.send(Peers([offer for offer in offers if offer.load == load]))
         await _all({key: self._answer(key, _ATTACH_TIMEOUT_S) for key in self._lines})
+
+    async def _offer(self) -> Offer:
+        """The next process's. One that ends before it has made any is watched for elsewhere."""
+        while True:
+            lines = await self._attached.get()
+            message = await lines.receive()
+            if message is not None:
+                offer = _checked(message)
+                assert isinstance(offer, Offer), "what a process says first"
+                self._lines[offer.host, offer.load] = lines
+                return offer
 
     def _attach(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._streams.append(Lines(reader, writer, FromHost))  # type: ignore[arg-type]
@@ -154,11 +163,8 @@ async def traffic(
                 argv = [sys.executable, "-m", "hosts.bench.traffic", msgspec.json.encode(config).decode()]
                 log = cluster.scratch / f"{host}-{load}.log"
                 processes._watch.watch(host, f"{load} traffic", cluster.spawn(host, argv, log))
-        async with asyncio.timeout(_ATTACH_TIMEOUT_S):
-            await processes._watch.guard(processes._introduce(len(transports) * len(loads)))
+        await processes._watch.guard(processes._introduce(len(transports) * len(loads)))
         yield processes
-    except TimeoutError:
-        raise HostError("control", f"traffic processes did not attach in {_ATTACH_TIMEOUT_S:g} s") from None
     finally:
         server.close()
         await processes._close()

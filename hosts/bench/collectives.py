@@ -38,13 +38,12 @@ class _Arrival(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Arrivals:
-    """A burst as it comes in: how many parts, when the last one did, and whether anyone wants to stop."""
+    """A burst as it comes in: when each part did, and whether anyone wants to stop after it."""
 
     def __init__(self) -> None:
-        self.parts = 0
+        self.at: list[float] = []
         self.last = False
         self.changed = asyncio.Event()
-        self.at: list[float] = []
 
 
 class Collectives:
@@ -105,7 +104,7 @@ class Collectives:
         async with asyncio.TaskGroup() as sends:
             for peer, connection in zip(self._peers, connections, strict=True):
                 sends.create_task(connection.write(self._region, part, peer.region, part, notify))
-            while arrivals.parts < len(connections):
+            while len(arrivals.at) < len(connections):
                 arrivals.changed.clear()
                 await arrivals.changed.wait()
         return self._arrived.pop(number)
@@ -113,7 +112,6 @@ class Collectives:
     def _on_arrival(self, payload: bytes) -> None:
         arrival = msgspec.msgpack.decode(payload, type=_Arrival)
         arrivals = self._arrived[arrival.burst]
-        arrivals.parts += 1
         arrivals.at.append(time.monotonic())
         arrivals.last |= arrival.last
         arrivals.changed.set()

@@ -31,10 +31,6 @@ from hosts.bench.phases import (
 )
 from hosts.transport import Transport, open_transport
 
-_NICENESS = -10
-"""Before the machine's other processes, where that is allowed, both loads alike: on a real host NICs and GPUs
-move these bytes, and they do not wait for a CPU."""
-
 
 async def _serve(config: TrafficConfig) -> None:
     host, _, port = config.control.rpartition(":")
@@ -78,7 +74,13 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-if __name__ == "__main__":
+def _go_first() -> None:
+    """Before all ordinary processes of the machine, where that is allowed, both loads alike (sched(7)): on a
+    real host NICs and GPUs move these bytes, and they do not wait for a CPU."""
     with suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+
+
+if __name__ == "__main__":
+    _go_first()
     asyncio.run(_serve(msgspec.json.decode(sys.argv[1], type=TrafficConfig)))
