@@ -558,7 +558,7 @@ def test_a_peer_killed_in_mid_transfer_fails_everything_at_once(kind: str) -> No
 @pytest.mark.parametrize("kind", BETWEEN_PROCESSES)
 def test_a_peer_that_stops_answering_is_an_error_after_the_timeout(kind: str) -> None:
     timeout_s = 0.4 * SLOWNESS[kind]
-    silent = rf"no (progress|completion|answer).* {timeout_s} s|retry counter exceeded"
+    silent = rf"no (progress|completion|answer).* {timeout_s:g} s|retry counter exceeded"
 
     async def test(ends: Apart) -> None:
         at = Strided(0, 4096)
