@@ -582,7 +582,7 @@ def test_an_initiator_killed_in_mid_transfer_harms_nobody_else(kind: str) -> Non
 @pytest.mark.parametrize("kind", BETWEEN_PROCESSES)
 def test_a_peer_that_stops_answering_is_an_error_after_the_timeout(kind: str) -> None:
     timeout_s = 0.4 * SLOWNESS[kind]
-    silent = rf"no (progress|completion|answer).* {timeout_s} s|retry counter exceeded"
+    silent = rf"no (progress|completion|answer).* {timeout_s:g} s|retry counter exceeded"
 
     async def test(ends: Apart) -> None:
         at = Strided(0, 4096)
