@@ -18,8 +18,10 @@ from harness.control import AgentHandle, ControlServer, HostError, uninterrupted
 from harness.run_store import RunStore
 from hosts.protocol import HostConfig, Message, Peers, Ready, Shutdown
 
-ATTACH_TIMEOUT_S = 120.0
-COMMAND_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 300.0
+"""To attach, and to be configured. An agent that ends is noticed at once: this is for one that hangs, where all
+of them load their libraries at the same time, from a slow disk or on an emulated CPU."""
+COMMAND_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 3.0
 _LOSS_GRACE_S = 0.5
 _T = TypeVar("_T")
@@ -85,7 +87,7 @@ async def deploy(
         for host in configs:
             argv = [sys.executable, "-m", "hosts.agent", "--control", control_address, "--host", host]
             deployment.watch(host, "agent", cluster.spawn(host, argv, store.log_file(host, "agent")))
-        deployment.agents = await deployment.guard(server.agents(ATTACH_TIMEOUT_S))
+        deployment.agents = await deployment.guard(server.agents(START_TIMEOUT_S))
         await deployment.guard(_introduce(deployment, configs))
         yield deployment
     finally:
@@ -94,7 +96,7 @@ async def deploy(
 
 async def _introduce(deployment: Deployment, configs: Mapping[str, HostConfig]) -> None:
     """Configure every agent, then tell each where its peers listen."""
-    ready = await deployment.call_all(configs)
+    ready = await deployment.call_all(configs, START_TIMEOUT_S)
     addresses = {host: r.transport_address for host, r in ready.items() if isinstance(r, Ready)}
     await deployment.call_all(dict.fromkeys(configs, Peers(addresses)))
 

@@ -18,7 +18,8 @@ from run_driver import (
     write_long_experiment,
 )
 
-from harness.cluster import probe
+from harness.cluster import ClusterError, probe
+from harness.cluster.soft_roce import require_soft_roce
 
 NO_NAMESPACES = probe().unavailable.get("network_namespaces")
 pytestmark = [
@@ -246,3 +247,18 @@ def test_full_disk(tmp_path: Path, size: str) -> None:
     assert "the disk is full; free some space or choose another --out" in errors
     assert errors.count("\n") == 1
     assert list(run.temporary.iterdir()) == []
+
+
+def test_rdma_that_the_kernel_does_not_have_is_said_with_what_to_do(tmp_path: Path) -> None:
+    try:
+        require_soft_roce()
+    except ClusterError as error:
+        reason = str(error)
+    else:
+        pytest.skip("this kernel has Soft-RoCE")
+    with CommandRun(write_experiment(tmp_path, transport={"kind": "verbs"}), tmp_path) as run:
+        status, stdout, errors = run.end()
+    assert (status, stdout) == (3, "")
+    assert errors.startswith(f"dualpath: {reason}")
+    assert "has no module rdma_rxe, expected for RDMA on an emulated cluster; fix: " in reason
+    assert run.leftovers() == NOTHING
