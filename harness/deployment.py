@@ -19,8 +19,8 @@ from harness.run_store import RunStore
 from hosts.protocol import HostConfig, Message, Peers, Ready, Shutdown
 
 START_TIMEOUT_S = 300.0
-"""To attach, and to be configured. An agent that ends is noticed at once: this is for one that hangs, where all
-of them load their libraries at the same time, from a slow disk or on an emulated CPU."""
+"""To attach, and to be configured. An agent that ends is noticed at once: this is for one that hangs, where
+all of them load their libraries at the same time, from a slow disk or on an emulated CPU."""
 COMMAND_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 3.0
 _LOSS_GRACE_S = 0.5
