@@ -64,6 +64,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
                 run.process.wait(0.2)
             except subprocess.TimeoutExpired:
                 continue
+        assert run.process.returncode in (0, 1), run.end()
         finish_exactly(run)
     assert interfaces() == before
     assert received_packets() == {}
