@@ -189,7 +189,8 @@ def _qemu(kernel: Path, initramfs: Path, share: str) -> list[str]:
     # kernel, which then stops before it says anything.
     return [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
-        "-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-smp", "2", "-m", "3072", "-net", "none", "-no-reboot",
+        "-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-smp", "2", "-m", "3072", "-net", "none",
+        "-no-reboot",
         "-kernel", str(next((kernel / "boot").glob("vmlinuz-*"))),
         "-initrd", str(initramfs),
         "-append", "console=ttyS0 quiet panic=-1 mitigations=off",
