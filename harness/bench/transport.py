@@ -99,16 +99,21 @@ def _peer_tool(ends: Ends, transfers: Transfers) -> tuple[str, Callable[[], Resu
         return "iperf3", lambda: peers.iperf3(target.bind_address, transfers.block_bytes, transfers.seconds)
     tool = f"ib_{transfers.direction}_bw"
     if ours.kind == "verbs" and peers.installed(tool):
-        from hosts.transport.verbs.port import find_port
-
-        port, peer = find_port(ours.bind_address, ours.verbs), find_port(target.bind_address, target.verbs)
-        return tool, lambda: peers.perftest(
-            tool,
-            port.device,
-            peer.device,
-            port.gid_index,
-            transfers.block_bytes,
-            transfers.depth,
-            transfers.seconds,
-        )
+        return tool, partial(_perftest, tool, ends, transfers)
     return None
+
+
+def _perftest(tool: str, ends: Ends, transfers: Transfers) -> Result:
+    """On the ports that ours has found before: it says which are missing."""
+    from hosts.transport.verbs.port import find_port
+
+    port, peer = (find_port(end.bind_address, end.verbs) for end in ends)
+    return peers.perftest(
+        tool,
+        port.device,
+        peer.device,
+        port.gid_index,
+        transfers.block_bytes,
+        transfers.depth,
+        transfers.seconds,
+    )

@@ -11,7 +11,11 @@ from typer.testing import CliRunner
 from harness.bench.cli import _ENGINES, _TRANSPORTS, bench
 from harness.bench.contest import Result, contest
 from harness.bench.options import names, sizes
+from harness.bench.peers import PeerToolError
+from harness.bench.transport import Ends, bench_transport
 from harness.experiment import ExperimentError
+from hosts.bench.transfers import Transfers
+from hosts.config import TransportConfig
 
 
 def test_the_order_is_reversed_from_round_to_round_and_ratios_are_paired() -> None:
@@ -79,3 +83,13 @@ def test_a_short_run_of_each_command(tmp_path: Path, command: list[str]) -> None
         assert 0 < found["latency_s_p50"] <= found["latency_s_p99"]
         assert found["cpu_s_per_gb"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_rdma_device_is_said_by_ours_before_the_peer_tool_is_asked(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    nowhere = TransportConfig("verbs", bind_address="192.0.2.1")
+    transfers = Transfers("read", 4096, 1, 1, "low", 0.1)
+    with pytest.raises(PeerToolError, match="the target process ended"):
+        bench_transport([Ends(nowhere, nowhere)], transfers, 1, peer=True)
+    assert "open with 192.0.2.1" in capfd.readouterr().err
