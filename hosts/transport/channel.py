@@ -124,11 +124,18 @@ class Channel(ABC):
         if self._outlet is not None and self._outlet.region is region:
             self.lose("a region was deregistered while it was being sent")
 
+    def arrived_bytes(self) -> int:
+        """Bytes received, those included that are not read yet (tcp(7), SIOCINQ)."""
+        return self._received_bytes + self._queued_bytes(termios.FIONREAD)
+
     def delivered_bytes(self) -> int:
         """Bytes sent that the peer's kernel has acknowledged (tcp(7), SIOCOUTQ)."""
+        return self._sent_bytes - self._queued_bytes(termios.TIOCOUTQ)
+
+    def _queued_bytes(self, request: int) -> int:
         queued = array.array("i", [0])
-        fcntl.ioctl(self._sock, termios.TIOCOUTQ, queued)
-        return self._sent_bytes - queued[0]
+        fcntl.ioctl(self._sock, request, queued)
+        return queued[0]
 
     # --- receiving ---------------------------------------------------------------------------
 

@@ -206,7 +206,7 @@ class TcpConnection(Channel):
         if not self._outstanding:
             return
         now_at = self._loop.time()
-        progress = (self._received_bytes, self.delivered_bytes())
+        progress = (self.arrived_bytes(), self.delivered_bytes())
         if progress != self._progress:
             self._progress, self._progress_at = progress, now_at
         if now_at - self._progress_at >= self._timeout_s:

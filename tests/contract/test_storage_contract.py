@@ -275,6 +275,7 @@ def test_http_server_killed_in_mid_read_is_an_error_at_once(tmp_path: Path) -> N
                 await reading
             assert (caught.value.key, caught.value.operation) == ("a", "read")
             assert url in str(caught.value)
+            process.wait(1)  # it closes its connections before the socket that it listens on
             with pytest.raises(StorageError, match="refused"):
                 await read(storage, "a", 0, 1)
             assert time.monotonic() - killed_at < 1
