@@ -18,6 +18,7 @@ from hosts.transport.base import (
     TransferError,
     check_notification,
     check_operation,
+    deliver,
 )
 
 _numbers = itertools.count()
@@ -77,15 +78,8 @@ class MemoryConnection:
 
     def _deliver(self, operation: str, remote: RemoteRegion, at: Strided, payload: bytes) -> None:
         self._check_open(operation, remote, at)
-        handler = self._target.handler
-        if handler is None:
-            reason = "the peer has no notification handler"
+        if reason := deliver(self._target.handler, self._initiator.address, payload):
             raise TransferError(self.peer, operation, remote.key, at.offset, reason)
-        try:
-            handler(payload)
-        except Exception as error:
-            reason = f"the peer's notification handler failed: {error!r}"
-            raise TransferError(self.peer, operation, remote.key, at.offset, reason) from error
 
     def _check_open(self, operation: str, remote: RemoteRegion, at: Strided) -> None:
         for transport, reason in (
