@@ -273,11 +273,13 @@ def test_http_server_killed_in_mid_read_is_an_error_at_once(tmp_path: Path) -> N
             killed_at = time.monotonic()
             with pytest.raises(StorageError, match=r"closed|reset") as caught:
                 await reading
+            assert time.monotonic() - killed_at < 1
             assert (caught.value.key, caught.value.operation) == ("a", "read")
             assert url in str(caught.value)
-            process.wait(1)  # it closes its connections before the socket that it listens on
+            process.wait(10)  # it closes its connections before the socket that it listens on
+            gone_at = time.monotonic()
             with pytest.raises(StorageError, match="refused"):
                 await read(storage, "a", 0, 1)
-            assert time.monotonic() - killed_at < 1
+            assert time.monotonic() - gone_at < 1
 
         over(StorageConfig(kind="http", url=url), test)
