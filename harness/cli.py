@@ -19,8 +19,8 @@ from harness.bench.cli import bench
 from harness.bench.peers import PeerToolError
 from harness.cluster import ClusterError, cleanup, inside_user_namespace, probe, reexec_in_user_namespace
 from harness.console import JsonOption, out, print_json
-from harness.control import HostError
 from harness.experiment import ExperimentError, load_experiment, shipped_experiments
+from harness.host_error import HostError
 from harness.orchestrator import DeadlineError, measure
 from harness.progress import RunProgress
 from harness.run_store import RunDirectoryError, RunStoreError, default_directory, disk_error

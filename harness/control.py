@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 import msgspec
 
+from harness.host_error import HostError
 from hosts.agent import CHANNEL_OPTIONS
 from hosts.protocol import (
     ATTACH_METHOD,
@@ -32,15 +33,6 @@ _STOP_GRACE_S = 0.5
 _STOP_TIMEOUT_S = 5.0
 _EOF: Any = vars(grpc.aio)["EOF"]  # missing from the stubs
 _SERVICE, _METHOD = ATTACH_METHOD.removeprefix("/").split("/")
-
-
-class HostError(Exception):
-    """The testbed failed on a host (lost, deadline, command refused): exit code 3."""
-
-    def __init__(self, host: str, reason: str) -> None:
-        super().__init__(f"host {host}: {reason}")
-        self.host = host
-        self.reason = reason
 
 
 class AgentHandle:

@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from harness.cluster import Cluster, wait_exit
-from harness.control import AgentHandle, ControlServer, HostError, uninterrupted
+from harness.control import AgentHandle, ControlServer, uninterrupted
+from harness.host_error import HostError
 from harness.run_store import RunStore
 from hosts.protocol import HostConfig, Message, Peers, Ready, Shutdown
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from harness.circumstances import circumstances, host_entries, now
 from harness.cluster import Cluster, ModeChoice, open_cluster
-from harness.control import HostError
 from harness.deployment import Deployment, deploy
 from harness.experiment import Experiment, to_toml
+from harness.host_error import HostError
 from harness.interrupts import one_interrupt
 from harness.online.points import search
 from harness.orders import prime_objects

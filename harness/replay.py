@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from harness.control import HostError
 from harness.deployment import COMMAND_TIMEOUT_S, Deployment, everyone, first_error
+from harness.host_error import HostError
 from harness.online.steady_state import PointWatch
 from harness.orders import TurnKeys, order_for, request_for
 from harness.recording import ControlPlane, Repetition, TurnRecord

@@ -20,8 +20,8 @@ import msgspec
 import psutil
 
 from harness.cluster import Cluster
-from harness.control import HostError
 from harness.deployment import Deployment, first_error
+from harness.host_error import HostError
 from hosts.bench.phases import (
     LINE_BYTES,
     BurstCycle,

@@ -74,6 +74,8 @@ def _choices(kind: inspect.Type, path: Sequence[str]) -> list[str]:
             return [choice for member in kind.types for choice in _choices(member, path)]
         case inspect.DictType():
             return _choices(kind.value_type, path)
+        case inspect.CollectionType():
+            return _choices(kind.item_type, path)
         case inspect.StructType():
             return [
                 c for field in kind.fields if field.name == path[0] for c in _choices(field.type, path[1:])

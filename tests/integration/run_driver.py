@@ -177,8 +177,9 @@ class CommandRun:
 NOTHING: dict[str, list[str]] = {"processes": [], "files": [], "records": [], "drafts": []}
 
 
-def finish_exactly(run: CommandRun, *expected: str) -> None:
-    """Wait for the end of a run that has to be right to the byte, whether or not the machine kept up.
+def finish_exactly(run: CommandRun, *expected: str) -> str:
+    """Wait for the end of a run that has to be right to the byte, whether or not the machine kept up; its
+    stdout.
 
     Its problems are the ``expected`` ones, given by their first words, and what the machine adds.
     """
@@ -192,6 +193,7 @@ def finish_exactly(run: CommandRun, *expected: str) -> None:
     assert run.metadata["status"] == "complete"
     assert_exact(run)
     assert run.leftovers() == NOTHING
+    return stdout
 
 
 def assert_exact(run: CommandRun) -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from harness.bench.cli import bench
 from harness.bench.isolation import IsolationPlan, bench_isolation
 from harness.cluster import probe
-from harness.control import HostError
+from harness.host_error import HostError
 
 OBSTACLE = probe().unavailable.get("network_namespaces")
 pytestmark = [

@@ -11,7 +11,8 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from harness.control import AgentHandle, ControlServer, HostError
+from harness.control import AgentHandle, ControlServer
+from harness.host_error import HostError
 from hosts.agent import CHANNEL_OPTIONS, Agent
 from hosts.protocol import (
     ATTACH_METHOD,

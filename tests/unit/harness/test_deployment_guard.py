@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from harness.control import HostError, uninterrupted
+from harness.control import uninterrupted
 from harness.deployment import Deployment
+from harness.host_error import HostError
 
 
 def watched(deployment: Deployment, program: str) -> subprocess.Popen[bytes]:

@@ -14,8 +14,8 @@ import pytest
 from msgspec.structs import replace
 from scripted_hosts import Hosts, run, turn_done, well
 
-from harness.control import HostError
 from harness.experiment import ExperimentError, Online
+from harness.host_error import HostError
 from harness.online.steady_state import PointWatch
 from harness.orders import TurnKeys
 from harness.policies import POLICIES

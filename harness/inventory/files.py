@@ -1,0 +1,56 @@
+"""Inventories by file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.experiment import ExperimentError
+from harness.experiment.toml import decode
+from harness.inventory.sections import Inventory, StoragePlace, default_names
+
+
+def load_inventory(path: Path) -> Inventory:
+    """The inventory in a TOML file; raises ExperimentError with everything that is wrong with it."""
+    inventory = default_names(decode(path, Inventory), path.stem)
+    if problems := list(_problems(inventory)):
+        raise ExperimentError("; ".join(f"{path}: {problem}" for problem in problems))
+    return inventory
+
+
+def _problems(inventory: Inventory) -> Iterator[str]:
+    """What the types cannot say, a line each."""
+    for key in ("name", "address", "node"):
+        counts = Counter(getattr(host, key) for host in inventory.hosts)
+        for value, count in counts.items():
+            if count > 1:
+                owners = ", ".join(host.name for host in inventory.hosts if getattr(host, key) == value)
+                yield (
+                    f"hosts: found {key} '{value}' {count} times ({owners}), expected a host of its own for "
+                    "each entry: a host has one role and is listed once"
+                )
+    for role in ("prefill", "decode"):
+        if not any(host.role == role for host in inventory.hosts):
+            yield f"hosts: found none of role '{role}', expected at least one"
+    if inventory.storage is not None:
+        yield from _storage("storage", inventory.storage)
+    for index, host in enumerate(inventory.hosts):
+        at = f"hosts[{index}] ({host.name})"
+        if host.storage is not None:
+            yield from _storage(f"{at}.storage", host.storage)
+        elif inventory.storage is None:
+            yield f"{at}: found no storage, expected [storage] with mount or url, or one of the host's own"
+        if host.role != "storage" and host.storage_nic is None:
+            yield f"{at}: found no storage_nic, expected the interface that storage is read through"
+        if host.role != "storage" and not host.compute_nics:
+            yield f"{at}: found no compute_nics, expected the interface that KV moves between hosts through"
+
+
+def _storage(at: str, place: StoragePlace) -> Iterator[str]:
+    if bool(place.mount) == bool(place.url):
+        yield f"{at}: expected exactly one of 'mount' and 'url'"
+    if place.mount and not place.mount.startswith("/"):
+        yield f"{at}.mount: found '{place.mount}', expected an absolute path"
+    if place.url and not place.url.startswith("http://"):
+        yield f"{at}.url: found '{place.url}', expected http://HOST[:PORT][/PATH]"
