@@ -1,9 +1,9 @@
 """How two ends of a transport that has no streams of its own find each other: a TCP connection for a few
-messages.
+messages (`hosts.line`).
 
 Queue pairs and agents of other libraries need the peer's numbers before the first byte can move, and do not
 notice at once when the peer's process is gone; this connection carries the first and, by its end, tells the
-second. A message is a 4-byte little-endian length and a MessagePack value.
+second.
 """
 
 from __future__ import annotations
@@ -12,50 +12,12 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
-import msgspec
-
+from hosts.line import Line
 from hosts.transport.base import TransferError
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-_LENGTH_BYTES = 4
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
-
-
-class Line:
-    """One end of a rendezvous connection."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-        name = writer.get_extra_info("peername")
-        self.peer = f"{name[0]}:{name[1]}" if name else "?"
-
-    def post(self, message: object) -> None:
-        """Send any value that msgspec encodes, without waiting. On a lost connection it is gone."""
-        payload = msgspec.msgpack.encode(message)
-        self._writer.write(len(payload).to_bytes(_LENGTH_BYTES, "little") + payload)
-
-    async def send(self, message: object) -> None:
-        """Send any value that msgspec encodes; OSError if the connection is lost."""
-        self.post(message)
-        await self._writer.drain()
-
-    async def receive(self, kind: type[_T]) -> _T:
-        """The next message, which has to be a ``kind``.
-
-        Raises EOFError at the connection's end, OSError if it is lost, ValueError for anything else.
-        """
-        length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES), "little")
-        if length > MAX_MESSAGE_BYTES:
-            raise ValueError(f"a message of {length} bytes, expected at most {MAX_MESSAGE_BYTES}")
-        payload = await self._reader.readexactly(length)
-        return msgspec.msgpack.decode(payload, type=kind)
-
-    def close(self) -> None:
-        """End the connection at once; the peer sees its end."""
-        self._writer.close()
 
 
 class Rendezvous:
@@ -76,7 +38,7 @@ class Rendezvous:
             task = asyncio.current_task()
             assert task is not None
             tasks.add(task)
-            line = Line(reader, writer)
+            line = Line(reader, writer, MAX_MESSAGE_BYTES)
             try:
                 await serve(line)
             except (OSError, EOFError, ValueError, TimeoutError) as error:
@@ -108,7 +70,7 @@ async def dial(address: str, bind_address: str, timeout_s: float) -> Line:
     try:
         async with asyncio.timeout(timeout_s):
             connecting = asyncio.open_connection(host.strip("[]"), int(port), local_addr=(bind_address, 0))
-            return Line(*await connecting)
+            return Line(*await connecting, MAX_MESSAGE_BYTES)
     except (OSError, ValueError, OverflowError) as error:
         number = getattr(error, "errno", None)
         reason = os.strerror(number) if number else str(error) or f"no answer in {timeout_s:g} s"

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from hosts.line import Line
 from hosts.nixl_agent import NixlAgent, NixlError
 from hosts.pacing import TokenBucket
 from hosts.transport.base import Region, RemoteRegion, Strided, TransferError
@@ -27,7 +28,6 @@ from hosts.transport.nixl.messages import (
 from hosts.transport.nixl.outgoing import Job, Outgoing
 from hosts.transport.nixl.registered import RegisteredRegions, address
 from hosts.transport.plan import Side
-from hosts.transport.rendezvous import Line
 
 _WATCHES_PER_TIMEOUT = 4
 _NOTHING = Strided(0, 0)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from hosts.line import Line
 from hosts.nixl_agent import NixlAgent, NixlError
 from hosts.pacing import TokenBucket
 from hosts.transport.base import Region
@@ -26,7 +27,6 @@ from hosts.transport.nixl.messages import (
 from hosts.transport.nixl.outgoing import Job, Outgoing
 from hosts.transport.nixl.registered import RegisteredRegions, address
 from hosts.transport.plan import Side
-from hosts.transport.rendezvous import Line
 
 
 class TargetLink:

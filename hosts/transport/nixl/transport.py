@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from hosts.config import TransportConfig
+from hosts.line import Line
 from hosts.nixl_agent import POLL_S, NixlError
 from hosts.pacing import TokenBucket
 from hosts.ticks import Ticks
@@ -36,7 +37,7 @@ from hosts.transport.nixl.messages import (
 )
 from hosts.transport.nixl.target import TargetLink
 from hosts.transport.nixl.ucx import open_agent
-from hosts.transport.rendezvous import Line, Rendezvous, dial
+from hosts.transport.rendezvous import Rendezvous, dial
 
 
 class NixlConnection:

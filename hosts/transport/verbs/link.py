@@ -10,9 +10,9 @@ from contextlib import ExitStack
 import numpy as np
 
 from hosts.config import ClassMark
+from hosts.line import Line
 from hosts.transport.base import RemoteRegion, Strided, TransferError
 from hosts.transport.plan import Side, plan
-from hosts.transport.rendezvous import Line
 from hosts.transport.verbs.device import Device
 from hosts.transport.verbs.endpoint import Endpoint, EndpointAddress
 from hosts.transport.verbs.mailbox import MAILBOX_BYTES, RECEIVES, Letter, Mailbox

@@ -11,6 +11,7 @@ from pyverbs.pyverbs_error import PyverbsError as LibraryError
 
 from hosts.config import TransportConfig
 from hosts.device_memory import DeviceMemory
+from hosts.line import Line
 from hosts.pacing import TokenBucket
 from hosts.transport.base import (
     Bytes,
@@ -25,7 +26,7 @@ from hosts.transport.base import (
     deliver,
 )
 from hosts.transport.plan import Side, plan
-from hosts.transport.rendezvous import Line, Rendezvous, dial
+from hosts.transport.rendezvous import Rendezvous, dial
 from hosts.transport.verbs.device import Device, RegisteredMemory
 from hosts.transport.verbs.endpoint import EndpointAddress
 from hosts.transport.verbs.link import Link
