@@ -1,55 +1,57 @@
-"""The control node's end of the control streams: a gRPC server that agents attach to.
+"""The control node's end of the control streams: a server that agents attach to, over mutual TLS 1.3.
 
-One long-lived bidirectional stream an agent, MessagePack frames (hosts.protocol). An `AgentHandle`
-sends commands and events; `ControlServer` hands out handles as agents say hello.
+One long-lived stream an agent, of MessagePack envelopes (hosts.protocol). An `AgentHandle` sends commands and
+events; `ControlServer` hands out handles as agents say hello, and refuses everybody else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine
+import logging
+import ssl
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-import grpc
-import grpc.aio
-import msgspec
-
+from harness.authority import RunAuthority
 from harness.host_error import HostError
-from hosts.agent import CHANNEL_OPTIONS
+from hosts.control_stream import READ_AHEAD_BYTES, notice_silence
+from hosts.line import Line
 from hosts.protocol import (
-    ATTACH_METHOD,
+    HEARTBEAT_S,
+    MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
     Envelope,
     Failed,
     Hello,
     Message,
-    decode_envelope,
-    encode,
+    Ping,
 )
 
-_STOP_GRACE_S = 0.5
-_STOP_TIMEOUT_S = 5.0
-_EOF: Any = vars(grpc.aio)["EOF"]  # missing from the stubs
-_SERVICE, _METHOD = ATTACH_METHOD.removeprefix("/").split("/")
+_HELLO_TIMEOUT_S = 10.0
+_HELLO_BYTES = 64 * 1024
+_MAX_STRANGERS = 256
+"""Connections that have not said hello yet; more are closed at once."""
+_log = logging.getLogger("dualpath.control")
 
 
 class AgentHandle:
     """One attached agent. ``lost`` ends with HostError when its stream does."""
 
-    def __init__(self, hello: Hello, on_event: Callable[[str, Message], None]) -> None:
+    def __init__(self, hello: Hello, line: Line, on_event: Callable[[str, Message], None]) -> None:
         self.host = hello.host
         self.facts = hello.facts
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._outbox: asyncio.Queue[Envelope] = asyncio.Queue()
+        self._line = line
         self._answers: dict[int, asyncio.Future[Message]] = {}
         self._ids = itertools.count(1)
         self._on_event = on_event
 
     def send(self, message: Message) -> None:
         """Send without waiting for anything."""
-        self._outbox.put_nowait(Envelope(0, message))
+        if not self.lost.done():
+            self._line.post(Envelope(0, message))
 
     async def call(self, command: Message, timeout_s: float) -> Message:
         """Send a command and wait for its answer; raises HostError on failure, loss and timeout."""
@@ -58,7 +60,7 @@ class AgentHandle:
         id_ = next(self._ids)
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._answers[id_] = answer
-        self._outbox.put_nowait(Envelope(id_, command))
+        self._line.post(Envelope(id_, command))
         try:
             async with asyncio.timeout(timeout_s):
                 body = await answer
@@ -72,7 +74,7 @@ class AgentHandle:
         return body
 
     def deliver(self, envelope: Envelope) -> None:
-        """A frame arrived: an answer to a command, or an event."""
+        """A message arrived: an answer to a command, or an event."""
         answer = self._answers.get(envelope.id)
         if envelope.id == 0:
             self._on_event(self.host, envelope.body)
@@ -80,42 +82,43 @@ class AgentHandle:
             answer.set_result(envelope.body)
 
     def disconnect(self, reason: str) -> None:
-        """The stream ended: everything that waits on this agent fails."""
+        """End the stream: everything that waits on this agent fails."""
         error = HostError(self.host, reason)
         if not self.lost.done():
             self.lost.set_exception(error)
             self.lost.exception()  # observed here: whoever cares awaits it, nobody has to
+            self._line.close()
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(error)
 
-    async def frames(self) -> AsyncIterator[bytes]:
-        """Frames to send, for ever."""
-        while True:
-            yield encode(await self._outbox.get())
-
 
 class ControlServer:
-    """Listens on ``address`` (port 0: any) for the named hosts, and for nobody else."""
+    """Listens for the named hosts, as the run's ``authority`` certifies them, and for nobody else."""
 
-    def __init__(self, hosts: list[str], on_event: Callable[[str, Message], None]) -> None:
+    def __init__(
+        self, authority: RunAuthority, hosts: list[str], on_event: Callable[[str, Message], None]
+    ) -> None:
+        self._tls = authority.server_context()
         self._on_event = on_event
         loop = asyncio.get_running_loop()
         self._attached: dict[str, asyncio.Future[AgentHandle]] = {h: loop.create_future() for h in hosts}
-        self._server = grpc.aio.server(options=CHANNEL_OPTIONS)
+        self._streams: set[asyncio.Task[None]] = set()
+        self._strangers = 0
+        self._server: asyncio.Server | None = None
+        self._heart: asyncio.Task[None] | None = None
 
     async def start(self, address: str) -> str:
-        """Begin to listen; the address with its real port. Raises HostError if it cannot."""
-        handler = grpc.stream_stream_rpc_method_handler(self._attach)
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),)
-        )
+        """Listen on a free port of ``address``; ``address:port``. Raises HostError if it cannot."""
         try:
-            port = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise HostError("control", f"cannot listen on {address}: {error}") from None
-        await uninterrupted(self._server.start())  # grpc cannot stop a server that is half started
-        return f"{address.rpartition(':')[0]}:{port}"
+            self._server = await asyncio.start_server(
+                self._accept, address, 0, limit=READ_AHEAD_BYTES, backlog=1024
+            )
+        except OSError as error:
+            reason = f"cannot listen on {address}: {error.strerror or error}"
+            raise HostError("control", reason) from None
+        self._heart = asyncio.create_task(self._beat())
+        return f"{address}:{self._server.sockets[0].getsockname()[1]}"
 
     async def agents(self, timeout_s: float) -> dict[str, AgentHandle]:
         """Every expected agent, by host; raises HostError naming those that did not come."""
@@ -127,51 +130,108 @@ class ControlServer:
 
     async def stop(self) -> None:
         """End every stream, that of an agent that hangs as well."""
+        if self._server is None:
+            return
+        assert self._heart is not None, "begins with the server"
+        self._heart.cancel()
+        self._server.close()
         for attached in self._attached.values():
             if attached.done():
                 attached.result().disconnect("the control node has stopped")
-        with suppress(TimeoutError):  # the cluster's end takes agents that are left with it
-            async with asyncio.timeout(_STOP_TIMEOUT_S):
-                await self._server.stop(grace=_STOP_GRACE_S)
+        for stream in self._streams:
+            stream.cancel()
+        await asyncio.gather(self._heart, *self._streams, return_exceptions=True)
 
-    async def _attach(self, _: object, context: Any) -> None:
+    async def _beat(self) -> None:
+        """Let every agent hear from here regularly, whatever else happens."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            for attached in self._attached.values():
+                if attached.done() and not attached.result().lost.done():
+                    attached.result().send(Ping())
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        stream = asyncio.current_task()
+        assert stream is not None
+        self._streams.add(stream)
         try:
-            hello: object = decode_envelope(await context.read()).body
-        except (msgspec.DecodeError, TypeError) as error:  # TypeError: it ended without a frame
-            hello = error
-        if not isinstance(hello, Hello) or hello.host not in self._attached:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "expected Hello of a known host")
-            return
-        if hello.protocol_version != PROTOCOL_VERSION or self._attached[hello.host].done():
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "protocol version, or attached twice")
-            return
-        handle = AgentHandle(hello, self._on_event)
-        self._attached[hello.host].set_result(handle)
-        receiver = asyncio.create_task(self._receive(handle, context))
-        sender = asyncio.create_task(self._send(handle, context))
-        try:
-            ends: list[asyncio.Future[Any]] = [receiver, sender, handle.lost]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            handle, line = await self._admit(reader, writer)
+            await self._receive(handle, line)
+        except _RefusedError as refusal:
+            name = writer.get_extra_info("peername")
+            _log.warning("refused %s: %s", name[0] if name else "?", refusal)
+        except asyncio.CancelledError:
+            pass  # by `stop`; asyncio's streams (3.11) report a task that ends so as an error
         finally:
-            for task in (receiver, sender):
-                task.cancel()
-            reason, _ = await asyncio.gather(receiver, sender, return_exceptions=True)
-            handle.disconnect(reason if isinstance(reason, str) else "its control stream broke")
+            self._streams.discard(stream)
+            with suppress(AttributeError):  # asyncio's TLS (3.11.2) fails so on one that is closed already
+                writer.transport.abort()
 
-    @staticmethod
-    async def _receive(handle: AgentHandle, context: Any) -> str:
-        """Deliver frames until the stream ends; why it did."""
+    async def _admit(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> tuple[AgentHandle, Line]:
+        """The agent that this connection turns out to be; `_RefusedError` says why it is none."""
+        if self._strangers >= _MAX_STRANGERS:
+            raise _RefusedError(f"{self._strangers} connections have not said hello yet")
+        self._strangers += 1
         try:
-            while (frame := await context.read()) is not _EOF:
-                handle.deliver(decode_envelope(frame))
-        except msgspec.DecodeError as error:
-            return f"sent a frame that is not a message: {error}"
-        return "its agent ended"
+            async with asyncio.timeout(_HELLO_TIMEOUT_S):
+                await writer.start_tls(self._tls)
+                notice_silence(writer)
+                hello = (await Line(reader, writer, _HELLO_BYTES).receive(Envelope)).body
+        except TimeoutError:
+            raise _RefusedError(f"no hello within {_HELLO_TIMEOUT_S:g} s") from None
+        except ssl.SSLError as error:
+            raise _RefusedError(error.reason or str(error)) from None
+        except (EOFError, ConnectionError):
+            raise _RefusedError("it hung up before saying hello") from None
+        except (OSError, ValueError) as error:
+            raise _RefusedError(str(error)) from None
+        finally:
+            self._strangers -= 1
+        certified = _common_name(writer)
+        if not isinstance(hello, Hello):
+            raise _RefusedError(f"found {type(hello).__name__} of {certified}, expected Hello first")
+        if hello.host != certified:
+            raise _RefusedError(f"{certified} says that it is {hello.host}")
+        if hello.host not in self._attached:
+            raise _RefusedError(f"{hello.host} is no host of this run")
+        if hello.protocol_version != PROTOCOL_VERSION:
+            raise _RefusedError(
+                f"{hello.host} speaks protocol version {hello.protocol_version}, this is {PROTOCOL_VERSION}"
+            )
+        if self._attached[hello.host].done():
+            raise _RefusedError(f"{hello.host} is attached already")
+        line = Line(reader, writer, MAX_MESSAGE_BYTES)
+        handle = AgentHandle(hello, line, self._on_event)
+        self._attached[hello.host].set_result(handle)
+        return handle, line
 
     @staticmethod
-    async def _send(handle: AgentHandle, context: Any) -> None:
-        async for frame in handle.frames():
-            await context.write(frame)
+    async def _receive(handle: AgentHandle, line: Line) -> None:
+        """Deliver messages until the stream ends."""
+        reason = "its control stream broke"
+        try:
+            while True:
+                handle.deliver(await line.receive(Envelope))
+        except asyncio.IncompleteReadError as error:
+            reason = "its agent ended in mid-message" if error.partial else "its agent ended"
+        except ValueError as error:
+            reason = f"sent what is not a message: {error}"
+        except OSError as error:
+            reason = f"its control stream broke: {error.strerror or error}"
+        finally:
+            handle.disconnect(reason)
+
+
+class _RefusedError(Exception):
+    """Who connected is not let in."""
+
+
+def _common_name(writer: asyncio.StreamWriter) -> str:
+    """Of the peer's certificate, which the TLS handshake has checked."""
+    subject: tuple[tuple[tuple[str, str], ...], ...] = writer.get_extra_info("peercert")["subject"]
+    return next(value for part in subject for key, value in part if key == "commonName")
 
 
 async def uninterrupted(work: Coroutine[Any, Any, None]) -> None:

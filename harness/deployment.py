@@ -13,6 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
+import msgspec
+
+from harness.authority import RunAuthority
 from harness.cluster import Cluster, wait_exit
 from harness.control import AgentHandle, ControlServer, uninterrupted
 from harness.host_error import HostError
@@ -80,14 +83,17 @@ async def deploy(
 ) -> AsyncIterator[Deployment]:
     """Start an agent on every host, attach, configure and introduce them; stop them at the end."""
     deployment = Deployment()
-    server = ControlServer(list(configs), lambda host, message: deployment.on_event(host, message))
+    authority = RunAuthority(cluster.run_id)
+    server = ControlServer(authority, list(configs), lambda host, event: deployment.on_event(host, event))
     try:
-        control_address = await server.start(f"{cluster.control_address}:0")
+        control_address = await server.start(cluster.control_address)
         for process in cluster.storage_processes:
             deployment.watch("storage", "storage server", process)
         for host in configs:
-            argv = [sys.executable, "-m", "hosts.agent", "--control", control_address, "--host", host]
-            deployment.watch(host, "agent", cluster.spawn(host, argv, store.log_file(host, "agent")))
+            argv = [sys.executable, "-m", "hosts.agent", "--host", host]
+            credentials = msgspec.json.encode(authority.credentials(host, control_address))
+            log = store.log_file(host, "agent")
+            deployment.watch(host, "agent", cluster.spawn(host, argv, log, stdin=credentials))
         deployment.agents = await deployment.guard(server.agents(START_TIMEOUT_S))
         await deployment.guard(_introduce(deployment, configs))
         yield deployment

@@ -1,9 +1,8 @@
 """The agent: one process a host. Attaches to the control node, serves commands, ends with the stream.
 
-    python -m hosts.agent --control ADDRESS:PORT --host NAME
+    python -m hosts.agent --host NAME < CREDENTIALS
 
-The agent dials the control node, so no port of its own has to be known beforehand, and the stream
-is its lease on life: when it breaks, the agent frees everything and exits.
+The agent dials the control node, so no port of its own has to be known beforehand.
 """
 
 from __future__ import annotations
@@ -14,22 +13,21 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack
-from typing import Any, cast
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, aclosing
+from typing import Any
 
-import grpc.aio
 import numpy as np
 
 from hosts.content import fill_blocks
+from hosts.control_stream import ControlLostError, attach
 from hosts.counters import open_counters
+from hosts.credentials import Credentials, decode_credentials
 from hosts.decode import DecodeService
 from hosts.facts import host_facts
 from hosts.host import Host, open_host
 from hosts.prefill import PrefillService
 from hosts.protocol import (
-    ATTACH_METHOD,
-    MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
     BeginRepetition,
     Ceiling,
@@ -55,7 +53,6 @@ from hosts.protocol import (
     Shutdown,
     StoredObject,
     TurnOrder,
-    decode_envelope,
     decode_in_band,
     encode,
 )
@@ -63,69 +60,38 @@ from hosts.telemetry import Telemetry
 from hosts.transport import TransferError
 from workloads.layout import from_ranges
 
-CHANNEL_OPTIONS = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 5_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    # An idle stream is no abuse: by default the third ping without data ends it.
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.enable_http_proxy", 0),
-]
-_ATTACH_TIMEOUT_S = 30.0
 _CEILING_WARM_UP_S = 0.3
-_EOF: Any = vars(grpc.aio)["EOF"]  # missing from the stubs
 _log = logging.getLogger("dualpath.agent")
 
 
 class Agent:
-    """Serves one control stream. Commands are answered in any order, each exactly once."""
+    """Serves commands, in any order, each exactly once; ``post`` takes its answers and reports."""
 
-    def __init__(self, host_name: str) -> None:
+    def __init__(self, host_name: str, post: Callable[[Envelope], None]) -> None:
         self._name = host_name
-        self._outbox: asyncio.Queue[Envelope | None] = asyncio.Queue()  # None: nothing follows
+        self._post = post
         self._tasks: set[asyncio.Task[None]] = set()
         self._resources = AsyncExitStack()
         self._opened: Host | None = None
         self._fetching: asyncio.Task[None] | None = None
 
-    async def run(self, control_address: str) -> None:
-        """Attach, serve until Shutdown or the end of the stream, free everything."""
-        async with (
-            grpc.aio.insecure_channel(control_address, CHANNEL_OPTIONS) as channel,
-            self._resources,
-        ):
-            async with asyncio.timeout(_ATTACH_TIMEOUT_S):
-                await channel.channel_ready()
-            call: Any = cast(Any, channel).stream_stream(ATTACH_METHOD)()
-            hello = Hello(self._name, PROTOCOL_VERSION, host_facts())
-            await call.write(encode(Envelope(0, hello)))
-            streams = [
-                asyncio.create_task(self._send(call), name="send"),
-                asyncio.create_task(self._receive(call), name="receive"),
-            ]
+    async def serve(self, envelopes: AsyncIterator[Envelope]) -> None:
+        """Until Shutdown, or the end of what comes; then everything is freed."""
+        async with self._resources:
             try:
-                finished, _ = await asyncio.wait(streams, return_when=asyncio.FIRST_COMPLETED)
-                for task in finished:
-                    task.result()
+                async for envelope in envelopes:
+                    match envelope.body:
+                        case Shutdown():
+                            self._post(Envelope(envelope.id, Done()))
+                            break
+                        case Ping() if envelope.id == 0:
+                            pass
+                        case TurnOrder() as order:
+                            self._start(self._serve_turn(order))
+                        case _:
+                            self._start(self._answer(envelope))
             finally:
-                await _cancel([*streams, *self._tasks])
-                call.cancel()
-
-    async def _send(self, call: Any) -> None:
-        while (envelope := await self._outbox.get()) is not None:
-            await call.write(encode(envelope))
-
-    async def _receive(self, call: Any) -> None:
-        while (frame := await call.read()) is not _EOF:
-            envelope = decode_envelope(frame)
-            if isinstance(envelope.body, TurnOrder):
-                self._start(self._serve_turn(envelope.body))
-            else:
-                self._start(self._answer(envelope))
-        _log.info("control stream ended")
+                await _cancel([*self._tasks])
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -139,9 +105,7 @@ class Agent:
         except Exception as error:  # the control node decides what a failed command means
             _log.exception("%s failed", type(envelope.body).__name__)
             body = Failed(self._name, f"{type(envelope.body).__name__}: {_reason(error)}")
-        self._outbox.put_nowait(Envelope(envelope.id, body))
-        if isinstance(envelope.body, Shutdown):
-            self._outbox.put_nowait(None)
+        self._post(Envelope(envelope.id, body))
 
     async def _perform(self, command: Message) -> Message:
         match command:
@@ -160,7 +124,7 @@ class Agent:
                 self._begin_repetition(command)
             case EndRepetition():
                 return await self._end_repetition()
-            case Ping() | Shutdown():
+            case Ping():
                 pass
             case _:
                 raise ValueError(f"an agent does not serve {type(command).__name__}")
@@ -179,7 +143,7 @@ class Agent:
         return Ready(host.transport.address)
 
     async def _report(self, event: Message) -> None:
-        self._outbox.put_nowait(Envelope(0, event))
+        self._post(Envelope(0, event))
 
     async def _serve_turn(self, order: TurnOrder) -> None:
         try:
@@ -298,22 +262,26 @@ async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def run(credentials: Credentials) -> None:
+    """One agent, from attaching to its end; raises `ControlLostError`."""
+    hello = Hello(credentials.host, PROTOCOL_VERSION, host_facts())
+    async with attach(credentials, hello) as stream, aclosing(stream.envelopes()) as envelopes:
+        await Agent(credentials.host, stream.post).serve(envelopes)
+    _log.info("control stream ended")
+
+
 def main() -> int:
     """Entry point of the agent process."""
     parser = argparse.ArgumentParser(prog="dualpath-agent", description=__doc__)
-    parser.add_argument("--control", required=True, help="address:port of the control node")
-    parser.add_argument("--host", required=True, help="this host's name in the experiment")
-    arguments = parser.parse_args()
+    parser.add_argument("--host", required=True, help="this host's name, for who looks at the processes")
+    parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # Ctrl-C reaches the whole process group: only the control node decides when an agent stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        asyncio.run(Agent(arguments.host).run(arguments.control))
-    except TimeoutError:
-        _log.error("no control node at %s within %g s", arguments.control, _ATTACH_TIMEOUT_S)
-        return 1
-    except grpc.aio.AioRpcError as error:
-        _log.info("control node gone: %s", error.details())
+        asyncio.run(run(decode_credentials(sys.stdin.buffer.read())))
+    except ControlLostError as error:
+        _log.error("%s", error)
         return 1
     return 0
 

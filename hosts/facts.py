@@ -21,7 +21,6 @@ def host_facts() -> dict[str, str]:
         "memory_gib": f"{psutil.virtual_memory().total / 2**30:.1f}",
         "python": platform.python_version(),
         "dualpath": metadata.version("dualpath-testbed"),
-        "grpcio": metadata.version("grpcio"),
         "numpy": metadata.version("numpy"),
         "tcp_congestion_control": _read("/proc/sys/net/ipv4/tcp_congestion_control"),
     }

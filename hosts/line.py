@@ -7,7 +7,9 @@ below it.
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from collections.abc import Hashable
+from functools import cache
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -42,8 +44,14 @@ class Line:
         if length > self._max_bytes:
             raise ValueError(f"a message of {length} bytes, expected at most {self._max_bytes}")
         payload = await self._reader.readexactly(length)
-        return msgspec.msgpack.decode(payload, type=kind)
+        message: _T = _decoder(kind).decode(payload)  # type: ignore[arg-type] # a class can be hashed
+        return message
 
     def close(self) -> None:
         """End the connection at once; the peer sees its end."""
         self._writer.close()
+
+
+@cache
+def _decoder(kind: Hashable) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind)

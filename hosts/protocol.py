@@ -4,8 +4,8 @@ Sizes are in the units the hosts move (already scaled); durations are nanosecond
 host's monotonic clock, never comparable across hosts. A turn costs four small control messages
 (an order; read done, first token, turn done), or five where both hosts read.
 
-Wire: one gRPC bidirectional stream an agent; each frame is a MessagePack ``Envelope``. A command
-(id > 0) is answered by exactly one envelope of the same id; an event carries id 0.
+Wire: one stream an agent (`hosts.line` over TLS), which the agent opens; each message is an ``Envelope``. A
+command (id > 0) is answered by exactly one envelope of the same id; an event carries id 0.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from hosts.config import (
 from hosts.transport.base import RemoteRegion
 from workloads.layout import BlockRange, Span
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-ATTACH_METHOD = "/dualpath.Control/Attach"
+HEARTBEAT_S = 5.0
+"""The control node sends each agent something, if only a `Ping` as an event, at least this often."""
+LEASE_S = 30.0
+"""An agent that has heard nothing for so long ends by itself."""
 
 Role = Literal["prefill", "decode", "storage"]
 TransferKind = Literal["storage_read", "storage_write", "layer_read", "layer_write"]
@@ -99,7 +102,7 @@ class Failed(_Message, frozen=True):
 
 
 class Ping(_Message, frozen=True):
-    """Answered by `Done`; times the control plane."""
+    """Answered by `Done`, which times the control plane; as an event a heartbeat, and not answered."""
 
 
 class Shutdown(_Message, frozen=True):
@@ -396,22 +399,15 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_envelopes = msgspec.msgpack.Decoder(Envelope)
 _in_band = msgspec.msgpack.Decoder(InBand)
 
 
-def encode(message: Envelope | InBand) -> bytes:
-    """One frame."""
+def encode(message: InBand) -> bytes:
+    """As a notification's payload."""
     return _encoder.encode(message)
 
 
-def decode_envelope(frame: bytes) -> Envelope:
-    """Raises msgspec.DecodeError on anything that is not an envelope."""
-    envelope: Envelope = _envelopes.decode(frame)
-    return envelope
-
-
-def decode_in_band(frame: bytes) -> InBand:
+def decode_in_band(payload: bytes) -> InBand:
     """Raises msgspec.DecodeError on anything that is not an in-band message."""
-    message: InBand = _in_band.decode(frame)
+    message: InBand = _in_band.decode(payload)
     return message

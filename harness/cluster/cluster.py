@@ -102,10 +102,15 @@ class Cluster(ABC):
         raise ClusterError(f"host {name!r}: not in the cluster, which has {[h.name for h in self.hosts]}")
 
     def spawn(
-        self, host: str, argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None
+        self,
+        host: str,
+        argv: Sequence[str],
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
     ) -> subprocess.Popen[bytes]:
         """Start ``argv`` on a host, output appended to ``log``; it ends with the cluster or the harness."""
-        return self._processes.spawn(argv, self.host(host).namespace, log, env)
+        return self._processes.spawn(argv, self.host(host).namespace, log, env, stdin)
 
     def __enter__(self) -> Self:
         try:

@@ -53,22 +53,31 @@ class RunProcesses:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def spawn(
-        self, argv: Sequence[str], namespace: str | None, log: Path, env: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        namespace: str | None,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
     ) -> subprocess.Popen[bytes]:
         """Start ``argv`` in a network namespace (None: the caller's), its output appended to ``log``.
 
-        ``env`` is added to the harness's own environment. The process leads its own process group, so
-        a Ctrl-C at the terminal reaches the harness alone. Raises ClusterError when it cannot be started.
+        It reads ``stdin``, then its end. ``env`` is added to the harness's own environment. The process
+        leads its own process group, so a Ctrl-C at the terminal reaches the harness alone. Raises
+        ClusterError when it cannot be started.
         """
         if shutil.which(argv[0]) is None:
             raise ClusterError(f"{argv[0]}: no such command to start on a host")
         environment = {**os.environ, **(env or {}), RUN_ID_VARIABLE: self.run_id}
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("ab") as output:
+            # Not a pipe, which somebody would have to write to: memory that reads like a file.
+            with log.open("ab") as output, os.fdopen(os.memfd_create("stdin"), "w+b") as given:
+                given.write(stdin)
+                given.seek(0)
                 process = subprocess.Popen(
                     command_line(argv, namespace, os.getpid()),
-                    stdin=subprocess.DEVNULL,
+                    stdin=given,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env=environment,

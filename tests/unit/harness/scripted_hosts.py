@@ -7,6 +7,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
 
 from harness.control import AgentHandle
 from harness.deployment import Deployment
@@ -26,8 +29,6 @@ from hosts.protocol import (
     RepetitionReport,
     TurnDone,
     TurnOrder,
-    decode_envelope,
-    encode,
 )
 
 _FETCH_INTERVAL_S = 0.001
@@ -67,6 +68,23 @@ async def well(hosts: Hosts, host: str, order: TurnOrder) -> AsyncIterator[tuple
     yield host, turn_done(order.turn_id, int(hosts.service_s / 2 * 1e9))
 
 
+def through_the_wire(envelope: Envelope) -> Envelope:
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(envelope), type=Envelope)
+
+
+class ScriptedLine:
+    """The control node's end of a line: what it posts is in ``sent``."""
+
+    def __init__(self) -> None:
+        self.sent: asyncio.Queue[Envelope] = asyncio.Queue()
+
+    def post(self, envelope: Envelope) -> None:
+        self.sent.put_nowait(through_the_wire(envelope))
+
+    def close(self) -> None:
+        pass
+
+
 @dataclass(eq=False)
 class Hosts:
     """``orders`` is what the decode hosts were told, with the second (monotonic) at which they were.
@@ -84,6 +102,7 @@ class Hosts:
     ended: list[str] = field(default_factory=list)
     layerwise: set[bool] = field(default_factory=set)
     deployment: Deployment = field(default_factory=Deployment)
+    _lines: dict[str, ScriptedLine] = field(default_factory=dict)
 
     @contextmanager
     def attached(self) -> Iterator[Deployment]:
@@ -91,7 +110,9 @@ class Hosts:
         deployment = self.deployment
         for host in self.names:
             hello = Hello(host, PROTOCOL_VERSION, {})
-            deployment.agents[host] = AgentHandle(hello, lambda h, event: deployment.on_event(h, event))
+            line: Any = ScriptedLine()
+            self._lines[host] = line
+            deployment.agents[host] = AgentHandle(hello, line, lambda h, event: deployment.on_event(h, event))
         tasks = [asyncio.create_task(self._agent(host)) for host in self.names]
         tasks += [asyncio.create_task(self._leader(host)) for host in self.names]
         try:
@@ -114,7 +135,7 @@ class Hosts:
         self.deployment.agents[host].disconnect("its control stream broke")
 
     def _deliver(self, host: str, id_: int, body: Message) -> None:
-        self.deployment.agents[host].deliver(decode_envelope(encode(Envelope(id_, body))))
+        self.deployment.agents[host].deliver(through_the_wire(Envelope(id_, body)))
 
     async def _leader(self, host: str) -> None:
         while True:
@@ -124,8 +145,8 @@ class Hosts:
 
     async def _agent(self, host: str) -> None:
         async with asyncio.TaskGroup() as turns:
-            async for frame in self.deployment.agents[host].frames():
-                envelope = decode_envelope(frame)
+            while True:
+                envelope = await self._lines[host].sent.get()
                 if isinstance(envelope.body, TurnOrder):
                     self.orders.append((time.monotonic(), host, envelope.body))
                     turns.create_task(self._turn(host, envelope.body))

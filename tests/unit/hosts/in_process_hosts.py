@@ -18,6 +18,7 @@ from hosts.content import fill_blocks
 from hosts.protocol import (
     BeginRepetition,
     EndRepetition,
+    Envelope,
     Failed,
     Fetch,
     HostConfig,
@@ -91,8 +92,9 @@ def config(host: str, **change: Any) -> HostConfig:
 class Hosts:
     """Configured agents without a control node: what they report is kept."""
 
-    def __init__(self, agents: Mapping[str, Agent]) -> None:
+    def __init__(self, agents: Mapping[str, Agent], said: Mapping[str, list[Envelope]]) -> None:
         self._agents = agents
+        self._said = said
         self._decode_hbm_tokens = {name: list(a._decode._hbm_free_tokens) for name, a in agents.items()}
 
     def __getitem__(self, host: str) -> Agent:
@@ -113,8 +115,13 @@ class Hosts:
 
     def reported(self) -> list[Message]:
         """What the hosts reported since the last call, but for asking for work."""
-        bodies = [body for agent in self._agents.values() for body in sent(agent)]
-        return [body for body in bodies if not isinstance(body, Fetch)]
+        return [body for host in self._said for body in self.said_by(host) if not isinstance(body, Fetch)]
+
+    def said_by(self, host: str) -> list[Message]:
+        """What the host sent the control node since it was last asked."""
+        bodies = [envelope.body for envelope in self._said[host]]
+        self._said[host].clear()
+        return bodies
 
     async def end(self, host: str) -> RepetitionReport:
         report = await self[host]._perform(EndRepetition())
@@ -144,7 +151,8 @@ async def hosts(
 
     Buffers hold 0xAA, which is no block's content.
     """
-    agents = {name: Agent(name) for name in names}
+    said: dict[str, list[Envelope]] = {name: [] for name in names}
+    agents = {name: Agent(name, said[name].append) for name in names}
     async with AsyncExitStack() as stack:
         peers: dict[str, str] = {}
         for name, agent in agents.items():
@@ -158,7 +166,7 @@ async def hosts(
         for agent in agents.values():
             await agent._perform(Peers(peers))
             await agent._perform(BeginRepetition(layerwise))
-        yield Hosts(agents)
+        yield Hosts(agents, said)
 
 
 async def _end_tasks(agent: Agent) -> None:
@@ -167,12 +175,6 @@ async def _end_tasks(agent: Agent) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def sent(agent: Agent) -> list[Message]:
-    """What the agent sent the control node since it was last asked."""
-    envelopes = [agent._outbox.get_nowait() for _ in range(agent._outbox.qsize())]
-    return [envelope.body for envelope in envelopes if envelope is not None]
 
 
 async def store_hit(agent: Agent) -> None:

@@ -24,7 +24,6 @@ from in_process_hosts import (
     of_kind,
     order,
     passes_of,
-    sent,
     store,
     stored,
     the_done,
@@ -352,10 +351,10 @@ def test_leaders_ask_for_work_until_the_repetition_ends() -> None:
             await asyncio.sleep(0.1)
             for host in ("p0", "d0"):
                 await pair.end(host)
-                asked = sent(pair[host])
+                asked = pair.said_by(host)
                 assert set(asked) == {Fetch()}
                 assert len(asked) >= 3  # one at once, the others on a machine that may be busy
                 await asyncio.sleep(0.03)
-                assert sent(pair[host]) == []
+                assert pair.said_by(host) == []
 
     asyncio.run(test())
