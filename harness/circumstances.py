@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from harness.cluster import Cluster, ModeChoice
 from harness.control import AgentHandle
 from harness.preparation import Preparation
 from harness.scale_model import figures_in_force
+from harness.sites.base import Site
 from hosts.config import CacheMode
 
 _NOT_EMULATED = (
@@ -28,8 +28,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def circumstances(preparation: Preparation, choice: ModeChoice) -> dict[str, Any]:
-    """metadata.json as it is before anything is started (docs/run-directory.md)."""
+def circumstances(preparation: Preparation, ground: Mapping[str, Any]) -> dict[str, Any]:
+    """metadata.json as it is before anything is started (docs/run-directory.md); ``ground`` as in
+    `Ground.describe`."""
     experiment, scale = preparation.experiment, preparation.scale
     workload, replay, online = experiment.workload, experiment.replay, experiment.online
     return {
@@ -71,16 +72,13 @@ def circumstances(preparation: Preparation, choice: ModeChoice) -> dict[str, Any
         "profile": figures_in_force(preparation.profile),
         "hosts": [],
         "emulation": {
-            "mode": choice.mode,
-            "storage": "posix" if choice.mode == "loopback" else "http",
+            **ground,
             "storage_cache": _CACHES[experiment.storage.cache],
             "transport": experiment.transport.kind,
-            "labels": [
-                *_NOT_EMULATED,
-                *(f"{mode} not available: {why}" for mode, why in choice.unavailable.items()),
-            ],
+            "labels": [*_NOT_EMULATED, *ground["labels"]],
         },
         "ceilings": {},
+        "attempts": [],
         "repetitions": [],
         "slo": {"ttft_s": online.slo_ttft_s, "tpot_s": online.slo_tpot_s} if online else None,
         "online": {} if online else None,
@@ -98,7 +96,7 @@ def _changes(provenance: Mapping[str, str]) -> list[str]:
 
 
 def host_entries(
-    preparation: Preparation, cluster: Cluster, agents: Mapping[str, AgentHandle]
+    preparation: Preparation, site: Site, agents: Mapping[str, AgentHandle]
 ) -> list[dict[str, Any]]:
     """The hosts as they came up, for metadata.json."""
     return [
@@ -113,5 +111,5 @@ def host_entries(
             ),
             "facts": agents[host.name].facts,
         }
-        for host in cluster.hosts
+        for host in site.hosts
     ]

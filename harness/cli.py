@@ -21,9 +21,11 @@ from harness.cluster import ClusterError, cleanup, inside_user_namespace, probe,
 from harness.console import JsonOption, out, print_json
 from harness.experiment import ExperimentError, load_experiment, shipped_experiments
 from harness.host_error import HostError
-from harness.orchestrator import DeadlineError, measure
+from harness.orchestrator import measure
 from harness.progress import RunProgress
+from harness.run import DeadlineError
 from harness.run_store import RunDirectoryError, RunStoreError, default_directory, disk_error
+from harness.sites.emulated import EmulatedGround
 from harness.traces_cli import traces
 from hosts.device_memory import DeviceMemoryError
 from hosts.storage import StorageError
@@ -173,7 +175,7 @@ def _run(name: str, directory: Path | None, mode: ModeName, json: bool) -> None:
     interrupts.install()
     try:
         with RunProgress() as progress:
-            store = measure(experiment, directory, choice, progress)
+            store = measure(experiment, directory, EmulatedGround(choice), progress)
         summary = _render(directory)
         store.complete()
     except (HostError, ClusterError, DeadlineError) as error:

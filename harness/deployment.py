@@ -1,25 +1,25 @@
-"""Agents on the hosts of a cluster: started, attached, configured, watched, stopped.
+"""Agents on the hosts of a site: started, attached, configured, watched, stopped.
 
-async with deploy(cluster, configs, store) as deployment:
+async with deploy(site, configs, store) as deployment:
     await deployment.call_all(...)
 """
 
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import msgspec
 
 from harness.authority import RunAuthority
-from harness.cluster import Cluster, wait_exit
+from harness.cluster import RUN_ID_VARIABLE
 from harness.control import AgentHandle, ControlServer, uninterrupted
 from harness.host_error import HostError
+from harness.launchers import Started
 from harness.run_store import RunStore
+from harness.sites.base import Site, SiteHost
 from hosts.protocol import HostConfig, Message, Peers, Ready, Shutdown
 
 START_TIMEOUT_S = 300.0
@@ -37,7 +37,7 @@ class Deployment:
     def __init__(self) -> None:
         self.agents: dict[str, AgentHandle] = {}
         self.on_event: Callable[[str, Message], None] = lambda host, message: None
-        self._watched: list[tuple[str, str, subprocess.Popen[bytes]]] = []
+        self._watched: list[tuple[str, str, Started]] = []
 
     async def call_all(
         self, commands: Mapping[str, Message], timeout_s: float = COMMAND_TIMEOUT_S
@@ -47,7 +47,7 @@ class Deployment:
             calls = {h: group.create_task(self.agents[h].call(c, timeout_s)) for h, c in commands.items()}
         return {host: call.result() for host, call in calls.items()}
 
-    def watch(self, host: str, name: str, process: subprocess.Popen[bytes]) -> None:
+    def watch(self, host: str, name: str, process: Started) -> None:
         """From now on, the end of ``process`` means that ``host`` is lost."""
         self._watched.append((host, name, process))
 
@@ -78,27 +78,40 @@ class Deployment:
 
 
 @asynccontextmanager
-async def deploy(
-    cluster: Cluster, configs: Mapping[str, HostConfig], store: RunStore
-) -> AsyncIterator[Deployment]:
+async def deploy(site: Site, configs: Mapping[str, HostConfig], store: RunStore) -> AsyncIterator[Deployment]:
     """Start an agent on every host, attach, configure and introduce them; stop them at the end."""
     deployment = Deployment()
-    authority = RunAuthority(cluster.run_id)
+    authority = RunAuthority(site.run_id)
     server = ControlServer(authority, list(configs), lambda host, event: deployment.on_event(host, event))
     try:
-        control_address = await server.start(cluster.control_address)
-        for process in cluster.storage_processes:
-            deployment.watch("storage", "storage server", process)
-        for host in configs:
-            argv = [sys.executable, "-m", "hosts.agent", "--host", host]
-            credentials = msgspec.json.encode(authority.credentials(host, control_address))
-            log = store.log_file(host, "agent")
-            deployment.watch(host, "agent", cluster.spawn(host, argv, log, stdin=credentials))
+        control_address = await server.start(site.control_address)
+        for watched in site.watched:
+            deployment.watch(*watched)
+        starting = (_start_agent(deployment, site, h, authority, control_address, store) for h in site.hosts)
+        await all_of(starting)
         deployment.agents = await deployment.guard(server.agents(START_TIMEOUT_S))
         await deployment.guard(_introduce(deployment, configs))
         yield deployment
     finally:
         await uninterrupted(_stop(deployment, server))
+
+
+async def _start_agent(
+    deployment: Deployment,
+    site: Site,
+    host: SiteHost,
+    authority: RunAuthority,
+    control_address: str,
+    store: RunStore,
+) -> None:
+    process = await site.launcher.start(
+        host.name,
+        [*host.python, "-m", "hosts.agent", "--host", host.name],
+        stdin=msgspec.json.encode(authority.credentials(host.name, control_address)),
+        log=store.log_file(host.name, "agent"),
+        environment={RUN_ID_VARIABLE: site.run_id},
+    )
+    deployment.watch(host.name, "agent", process)
 
 
 async def _introduce(deployment: Deployment, configs: Mapping[str, HostConfig]) -> None:
@@ -109,13 +122,13 @@ async def _introduce(deployment: Deployment, configs: Mapping[str, HostConfig]) 
 
 
 async def _stop(deployment: Deployment, server: ControlServer) -> None:
-    """Ask every agent that is left to end; whoever does not is killed with the cluster."""
+    """Ask every agent that is left to end; whoever does not is ended with the site."""
     deployment.on_event = lambda host, message: None
     left = {host: agent for host, agent in deployment.agents.items() if not agent.lost.done()}
     calls = [agent.call(Shutdown(), _STOP_TIMEOUT_S) for agent in left.values()]
     await asyncio.gather(*calls, return_exceptions=True)
     exits = [
-        asyncio.create_task(wait_exit(process))
+        asyncio.create_task(process.wait())
         for host, name, process in deployment._watched
         if name == "agent" and host in left
     ]
@@ -127,10 +140,8 @@ async def _stop(deployment: Deployment, server: ControlServer) -> None:
     await server.stop()
 
 
-async def _lost_process(host: str, name: str, process: subprocess.Popen[bytes]) -> None:
-    status = await wait_exit(process)
-    how = f"killed by signal {-status}" if status < 0 else f"exit status {status}, see logs/{host}"
-    raise HostError(host, f"its {name} process ended ({how})")
+async def _lost_process(host: str, name: str, process: Started) -> None:
+    raise HostError(host, f"its {name} process ended ({await process.wait()})")
 
 
 async def _lost_stream(agent: AgentHandle) -> None:
@@ -149,6 +160,13 @@ async def _first_error() -> AsyncIterator[asyncio.TaskGroup]:
             yield group
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None
+
+
+async def all_of(work: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """All of it at once; the first error ends the rest and is raised by itself."""
+    async with _first_error() as group:
+        for part in work:
+            group.create_task(part)
 
 
 def first_error(errors: BaseExceptionGroup[Any]) -> BaseException:

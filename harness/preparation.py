@@ -8,19 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from harness.cluster import (
-    RDMA_GID_INDEX,
-    Cluster,
-    ClusterError,
-    ClusterHost,
-    ClusterSpec,
-    HighClass,
-    shaped_classes,
-)
+from harness.cluster import ClusterError, ClusterSpec, HighClass, shaped_classes
 from harness.experiment import Experiment, ExperimentError, HardwareProfile, load_profile
 from harness.feasibility import bottlenecks, check_buffers, check_hbm
 from harness.scale_model import ScaleModel, scale
 from harness.scheduling import Limits
+from harness.sites.base import Site, SiteHost
 from hosts.config import NicConfig, StorageConfig, TransportConfig, VerbsConfig
 from hosts.protocol import HostConfig, StoredObject
 from workloads import arrivals
@@ -51,7 +44,6 @@ class Preparation:
     scale: ScaleModel
     hit_rate: float
     read_bytes: int
-    cluster_spec: ClusterSpec
     warnings: tuple[str, ...]
 
     @property
@@ -117,12 +109,11 @@ class Preparation:
             StoredObject(f"ceiling/{i}", (BlockRange(i * blocks, blocks),)) for i in range(_CEILING_OBJECTS)
         )
 
-    def host_config(self, cluster: Cluster, host: ClusterHost) -> HostConfig:
+    def host_config(self, site: Site, host: SiteHost) -> HostConfig:
         """What the agent on ``host`` is told."""
         scale, measurement = self.scale, self.experiment.measurement
         storage, transport = self.experiment.storage, self.experiment.transport
         storage_host = host.role == "storage"
-        over_http = bool(cluster.storage_url) and not storage_host
         return HostConfig(
             host=host.name,
             role=host.role,
@@ -130,20 +121,20 @@ class Preparation:
             geometry=scale.geometry,
             buffer_bytes=scale.buffer_bytes.get(host.role, _STORAGE_HOST_BUFFER_BYTES),
             storage=StorageConfig(
-                kind="http" if over_http else "posix",
-                url=cluster.storage_url if over_http else "",
-                root="" if over_http else str(cluster.storage_root),
+                kind="http" if host.storage.url else "posix",
+                url=host.storage.url,
+                root=host.storage.root,
                 read_streams=storage.read_streams,
                 read_chunk_bytes=storage.read_chunk_bytes,
                 cache=storage.cache,
                 engine=storage.engine,
-                pace_bytes_per_s=0.0 if storage_host else cluster.storage_pace_bytes_per_s,
+                pace_bytes_per_s=host.storage.pace_bytes_per_s,
             ),
             transport=TransportConfig(
                 kind="tcp" if storage_host else transport.kind,
-                bind_address=host.compute_address or host.management_address,
+                bind_address=host.bind_address,
                 timeout_s=transport.timeout_s,
-                pace_bytes_per_s=cluster.compute_pace_bytes_per_s,
+                pace_bytes_per_s=host.compute_pace_bytes_per_s,
                 classes=transport.classes,
                 verbs=_verbs(transport.verbs, host),
             ),
@@ -155,7 +146,25 @@ class Preparation:
             verify_every=measurement.verify_every,
             telemetry_interval_s=measurement.telemetry_interval_s,
             turn_timeout_s=measurement.deadline_s,
+            claim=site.claim,
         )
+
+    def cluster_spec(self) -> ClusterSpec:
+        """The emulated cluster that this takes; raises ExperimentError if there can be none."""
+        experiment, scaled = self.experiment, self.scale
+        try:
+            return ClusterSpec(
+                prefill_hosts=experiment.cluster.prefill_hosts,
+                decode_hosts=experiment.cluster.decode_hosts,
+                storage_nic_bytes_per_s=scaled.storage_nic_bytes_per_s,
+                compute_nic_bytes_per_s=scaled.compute_nic_bytes_per_s,
+                high_class=HighClass(tos=experiment.transport.classes["high"].traffic_class),
+                soft_roce=experiment.transport.kind == "verbs" and not experiment.transport.verbs.device,
+            )
+        except ClusterError as error:
+            raise ExperimentError(
+                f"cluster and scale: {error}; change the hosts, the scale or the profile"
+            ) from None
 
 
 def prepare(experiment: Experiment) -> Preparation:
@@ -181,32 +190,16 @@ def prepare(experiment: Experiment) -> Preparation:
         scale=scaled,
         hit_rate=window_hit_rate(windows),
         read_bytes=expected_read_bytes(windows, scaled.geometry.full_block_bytes),
-        cluster_spec=_cluster_spec(experiment, scaled),
         warnings=tuple(bottlenecks(experiment, profile)),
     )
 
 
-def _verbs(verbs: VerbsConfig, host: ClusterHost) -> VerbsConfig:
-    """With the RDMA device that the emulated cluster made for the host, if it did."""
-    if not host.rdma_device:
+def _verbs(verbs: VerbsConfig, host: SiteHost) -> VerbsConfig:
+    """With the host's RDMA port, where that is known."""
+    if host.rdma is None:
         return verbs
-    return msgspec.structs.replace(verbs, device=host.rdma_device, port=1, gid_index=RDMA_GID_INDEX)
-
-
-def _cluster_spec(experiment: Experiment, scaled: ScaleModel) -> ClusterSpec:
-    try:
-        return ClusterSpec(
-            prefill_hosts=experiment.cluster.prefill_hosts,
-            decode_hosts=experiment.cluster.decode_hosts,
-            storage_nic_bytes_per_s=scaled.storage_nic_bytes_per_s,
-            compute_nic_bytes_per_s=scaled.compute_nic_bytes_per_s,
-            high_class=HighClass(tos=experiment.transport.classes["high"].traffic_class),
-            soft_roce=experiment.transport.kind == "verbs" and not experiment.transport.verbs.device,
-        )
-    except ClusterError as error:
-        raise ExperimentError(
-            f"cluster and scale: {error}; change the hosts, the scale or the profile"
-        ) from None
+    device, port, gid_index = host.rdma
+    return msgspec.structs.replace(verbs, device=device, port=port, gid_index=gid_index)
 
 
 def _trace(experiment: Experiment) -> Trace:

@@ -21,22 +21,26 @@ _REMOVE_TIMEOUT_S = 120.0
 
 async def warm_up(run: Run, deployment: Deployment) -> None:
     """What all repetitions have in common, and a few turns that are not recorded."""
-    run.begin("warming up")
-    for turn in (turn for plan in run.preparation.sessions for turn in plan.turns):
-        blocks_of(turn)
-    repetition = Repetition(-1, run.preparation.experiment.measurement.contender, run.limits)
-    keys = TurnKeys(repetition.written_prefix)
-    first_turns = map(_first_turn, run.preparation.sessions[:_WARM_UP_AGENTS])
-    await replay_repetition(run, deployment, repetition, [Agent(0.0, plan, keys) for plan in first_turns])
+    async with run.phase("warm_up", "warming up"):
+        for turn in (turn for plan in run.preparation.sessions for turn in plan.turns):
+            blocks_of(turn)
+        repetition = Repetition(-1, run.preparation.experiment.measurement.contender, run.limits)
+        keys = TurnKeys(repetition.written_prefix)
+        first_turns = map(_first_turn, run.preparation.sessions[:_WARM_UP_AGENTS])
+        agents = [Agent(0.0, plan, keys) for plan in first_turns]
+        await replay_repetition(run, deployment, repetition, agents)
 
 
 async def repeat(run: Run, deployment: Deployment) -> None:
-    """Every repetition of an offline comparison."""
+    """Every repetition of an offline comparison that is not recorded yet."""
     measurement, preparation = run.preparation.experiment.measurement, run.preparation
     order = alternating(measurement.policies, measurement.repetitions)
     starting = zip(preparation.starts_s(), preparation.sessions, strict=True)
     arrivals = sorted(starting, key=lambda arrival: arrival[0])
+    recorded = {summary["repetition"] for summary in run.records.complete()}
     for index, policy in enumerate(order):
+        if index in recorded:
+            continue
         oracle = preparation.experiment.variant(policy).policy == "oracle"
         repetition = Repetition(
             index,
@@ -48,8 +52,8 @@ async def repeat(run: Run, deployment: Deployment) -> None:
         keys = TurnKeys(repetition.written_prefix)
         agents = [Agent(start_s, plan, keys) for start_s, plan in arrivals]
         label = f"{index + 1}/{len(order)} {policy}"
-        run.begin_replay(repetition, label, preparation.turns)
-        await replay_repetition(run, deployment, repetition, agents)
+        async with run.repetition(repetition, label, preparation.turns):
+            await replay_repetition(run, deployment, repetition, agents)
         run.progress.end_repetition(f"{label}: JCT {repetition.jct_s:.2f} s")
 
 
@@ -87,8 +91,8 @@ async def replay_repetition(
         full_block_bytes=scale.geometry.full_block_bytes,
     )
     await Replay(deployment, scheduler, repetition, pace, run.progress.advance).run(agents, watch)
-    written = Remove(repetition.written_prefix)
-    await deployment.guard(deployment.agents["storage"].call(written, _REMOVE_TIMEOUT_S))
+    client = deployment.agents[run.storage_clients[0]]
+    await deployment.guard(client.call(Remove(repetition.written_prefix), _REMOVE_TIMEOUT_S))
 
 
 def _first_turn(plan: SessionPlan) -> SessionPlan:

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+from harness.circumstances import now
 from harness.preparation import Preparation
 from harness.progress import RunProgress
-from harness.recording import (
-    Repetition,
-    forwards_table,
-    transfers_table,
-    turns_table,
-)
+from harness.recording import Repetition
+from harness.records import Records
 from harness.run_store import RunStore, RunStoreError
 from harness.scheduling import Limits
-from harness.telemetry_tables import classes_table, errors_table, hosts_table, nics_table
 
 _NO_LIMITS = Limits({}, 0.0, 0, 0)  # until ceilings are measured
 
 
+class DeadlineError(Exception):
+    """The run, or a phase of it, did not end within its deadline: exit code 3."""
+
+
 @dataclass(slots=True)
 class Run:
-    """``roles`` by host; ``limits`` of the request scheduler; ``storage_log`` is the storage server's."""
+    """``roles`` by host; hosts that write what is read; ``limits`` of the request scheduler."""
 
     preparation: Preparation
     store: RunStore
     progress: RunProgress
+    records: Records = field(default_factory=Records)
     limits: Limits = _NO_LIMITS
-    repetitions: list[Repetition] = field(default_factory=list)
     roles: dict[str, str] = field(default_factory=dict)
-    storage_log: bytes = b""
+    storage_clients: list[str] = field(default_factory=list)
     _doing: str = ""
     _replayed: Repetition | None = None
 
@@ -40,11 +42,59 @@ class Run:
         self._doing = phase
         self.progress.phase(phase)
 
-    def begin_replay(self, repetition: Repetition, label: str, turns: int | None) -> None:
-        """As `begin`, for a repetition that is recorded; ``turns`` if it is known how many."""
-        self.repetitions.append(repetition)
+    @asynccontextmanager
+    async def phase(self, name: str, text: str) -> AsyncIterator[None]:
+        """As `begin`, for what has to end within ``deadlines.NAME_s``; else DeadlineError."""
+        self.begin(text)
+        async with self._within(name):
+            yield
+
+    @asynccontextmanager
+    async def repetition(self, repetition: Repetition, label: str, turns: int | None) -> AsyncIterator[None]:
+        """As `phase`, for a repetition: it is recorded when it ends, however it does; ``turns`` if it is
+        known how many there are."""
         self._doing, self._replayed = f"replaying {label}", repetition
         self.progress.begin_repetition(label, turns)
+        try:
+            async with self._within("repetition"):
+                yield
+        except BaseException as error:
+            # What was recorded until then is worth keeping; that it cannot be saved, a word.
+            try:
+                self._record(repetition)
+            except RunStoreError as second:
+                error.add_note(f"not all records are saved: {second}")
+            raise
+        self._record(repetition)
+        self._replayed = None
+
+    def begin_attempt(self, hosts: list[dict[str, Any]]) -> None:
+        """The hosts are up; another attempt at what is still missing begins."""
+        metadata = self.store.metadata
+        metadata["hosts"] = hosts
+        metadata["attempts"].append(
+            {"began_at": now(), "repetitions": [], "ceilings": {}, "hosts": hosts, "ended": ""}
+        )
+        self.store.save_metadata()
+
+    def begin_again(self, error: Exception) -> None:
+        """The attempt failed, and there will be another one."""
+        self.end_attempt(f"{error}, {self.in_flight()}")
+        self.progress.phase(f"trying again: {error}")
+        self.records.drop_incomplete()
+        self._replayed = None
+
+    def end_attempt(self, how: str) -> None:
+        """Say how the latest attempt ended."""
+        if attempts := self.store.metadata["attempts"]:
+            attempts[-1]["ended"] = how
+
+    def note_ceilings(self, ceilings: dict[str, float]) -> None:
+        """Payload rates of the storage paths, as measured for this attempt."""
+        self.limits = self.preparation.limits(ceilings)
+        measured = {h: {"storage_read_bytes_per_s": r, "measured_at": now()} for h, r in ceilings.items()}
+        self.store.metadata["ceilings"] = self.store.metadata["attempts"][-1]["ceilings"] = measured
+        self.store.save_metadata()
 
     def in_flight(self) -> str:
         """What an error interrupts."""
@@ -53,7 +103,7 @@ class Run:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Save everything measured when the run ends, however it ends; the status says how."""
+        """Say in the records how the run ended."""
         stored = self.store.metadata
         try:
             yield
@@ -61,25 +111,29 @@ class Run:
             interrupted = isinstance(error, KeyboardInterrupt)
             stored["status"] = "interrupted" if interrupted else "failed"
             stored["failure"] = f"interrupted {self.in_flight()}" if interrupted else str(error)
+            self.end_attempt(stored["failure"])
             try:
-                self._save()
+                self.records.save(self.store)
             except RunStoreError as second:
                 error.add_note(f"not all records are saved: {second}")
             raise
         stored["status"] = "measured"
-        self._save()
+        self.records.save(self.store)
 
-    def _save(self) -> None:
-        store, repetitions = self.store, self.repetitions
-        store.metadata["repetitions"] = [r.summary() for r in repetitions]
-        store.save_metadata()
-        store.save_table("turns.parquet", turns_table(repetitions))
-        store.save_table("transfers.parquet", transfers_table(repetitions))
-        store.save_table("forwards.parquet", forwards_table(repetitions))
-        store.save_table("telemetry/nics.parquet", nics_table(repetitions, self.roles))
-        store.save_table("telemetry/classes.parquet", classes_table(repetitions, self.roles))
-        store.save_table("telemetry/errors.parquet", errors_table(repetitions, self.roles))
-        store.save_table("telemetry/hosts.parquet", hosts_table(repetitions, self.roles))
-        if self.storage_log:
-            store.log_file("storage", "server")
-            store.save("logs/storage/server.log", self.storage_log)
+    def _record(self, repetition: Repetition) -> None:
+        self.store.metadata["attempts"][-1]["repetitions"].append(repetition.index)
+        self.records.add(repetition, self.roles)
+        self.records.save(self.store)
+
+    @asynccontextmanager
+    async def _within(self, name: str) -> AsyncIterator[None]:
+        limit_s: float = getattr(self.preparation.experiment.deadlines, f"{name}_s")
+        try:
+            async with asyncio.timeout(limit_s) as deadline:
+                yield
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise DeadlineError(
+                f"deadlines.{name}_s: not ended within {limit_s:g} s, {self.in_flight()}"
+            ) from None

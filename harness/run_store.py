@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 import pandas as pd
 
+_LAST_LINES = 3
+
 
 class RunDirectoryError(ValueError):
     """A new run cannot be put where ``--out`` says: exit code 2."""
@@ -62,6 +64,15 @@ class RunStore:
         except OSError as error:
             raise disk_error(error, path) from None
         return path
+
+    def last_lines(self, host: str) -> str:
+        """The end of that host's agent's log, as the end of a sentence; '' if there is none."""
+        log = self.directory / "logs" / host / "agent.log"
+        try:
+            said = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+        except OSError:
+            return ""
+        return f"; the last lines of {log}: " + " | ".join(said) if said else ""
 
     def complete(self) -> None:
         """Mark the run as measured and analysed."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hosts.buffers import BufferArena
+from hosts.claim import claimed
 from hosts.content import mismatched
 from hosts.protocol import HostConfig, Transfer, TransferKind
 from hosts.storage import Storage, open_storage
@@ -103,6 +104,8 @@ class Host:
 async def open_host(config: HostConfig) -> AsyncIterator[Host]:
     """Open everything ``config`` asks for; free it in the reverse order, also on failure."""
     async with AsyncExitStack() as stack:
+        if config.claim is not None:
+            await stack.enter_async_context(claimed(config.claim))
         storage = await open_storage(config.storage)
         stack.push_async_callback(storage.close)
         reads = ReadQueue(storage, config.storage.read_streams, config.storage.read_chunk_bytes)

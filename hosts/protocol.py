@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from hosts.claim import Claim
 from hosts.config import (
     EngineConfig,
     Geometry,
@@ -58,7 +59,7 @@ class Hello(_Message, frozen=True):
 
 class HostConfig(_Message, frozen=True):
     """Control node -> agent, once. The host's engines are one group, whose leader is the agent: it asks
-    for work every ``fetch_interval_s`` (paper section 6)."""
+    for work every ``fetch_interval_s`` (paper section 6). With a ``claim`` the host is the run's alone."""
 
     host: str
     role: Role
@@ -75,6 +76,7 @@ class HostConfig(_Message, frozen=True):
     verify_every: int
     telemetry_interval_s: float
     turn_timeout_s: float
+    claim: Claim | None = None
 
 
 class Ready(_Message, frozen=True):

@@ -22,6 +22,7 @@ import psutil
 from harness.cluster import Cluster
 from harness.deployment import Deployment, first_error
 from harness.host_error import HostError
+from harness.launchers.local import LocalProcess
 from hosts.bench.phases import (
     LINE_BYTES,
     BurstCycle,
@@ -162,7 +163,8 @@ async def traffic(
                 config = TrafficConfig(host, len(transports), control, transport, what)
                 argv = [sys.executable, "-m", "hosts.bench.traffic", msgspec.json.encode(config).decode()]
                 log = cluster.scratch / f"{host}-{load}.log"
-                processes._watch.watch(host, f"{load} traffic", cluster.spawn(host, argv, log))
+                started = LocalProcess(cluster.spawn(host, argv, log))
+                processes._watch.watch(host, f"{load} traffic", started)
         await processes._watch.guard(processes._introduce(len(transports) * len(loads)))
         yield processes
     finally:

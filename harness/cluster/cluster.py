@@ -102,15 +102,22 @@ class Cluster(ABC):
         raise ClusterError(f"host {name!r}: not in the cluster, which has {[h.name for h in self.hosts]}")
 
     def spawn(
+        self, host: str, argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start ``argv`` on a host, output appended to ``log``; it ends with the cluster or the harness."""
+        return self._processes.spawn(argv, self.host(host).namespace, log, env)
+
+    def start(
         self,
         host: str,
         argv: Sequence[str],
-        log: Path,
+        stdin: bytes,
+        stdout: int,
+        stderr: int,
         env: Mapping[str, str] | None = None,
-        stdin: bytes = b"",
     ) -> subprocess.Popen[bytes]:
-        """Start ``argv`` on a host, output appended to ``log``; it ends with the cluster or the harness."""
-        return self._processes.spawn(argv, self.host(host).namespace, log, env, stdin)
+        """As ``spawn``, with something to read and its output to open files; OSError when it fails."""
+        return self._processes.start(argv, self.host(host).namespace, stdin, stdout, stderr, env)
 
     def __enter__(self) -> Self:
         try:

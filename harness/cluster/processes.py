@@ -53,38 +53,50 @@ class RunProcesses:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def spawn(
-        self,
-        argv: Sequence[str],
-        namespace: str | None,
-        log: Path,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes = b"",
+        self, argv: Sequence[str], namespace: str | None, log: Path, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         """Start ``argv`` in a network namespace (None: the caller's), its output appended to ``log``.
 
-        It reads ``stdin``, then its end. ``env`` is added to the harness's own environment. The process
-        leads its own process group, so a Ctrl-C at the terminal reaches the harness alone. Raises
-        ClusterError when it cannot be started.
+        ``env`` is added to the harness's own environment. Raises ClusterError when it cannot be started.
         """
         if shutil.which(argv[0]) is None:
             raise ClusterError(f"{argv[0]}: no such command to start on a host")
-        environment = {**os.environ, **(env or {}), RUN_ID_VARIABLE: self.run_id}
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            # Not a pipe, which somebody would have to write to: memory that reads like a file.
-            with log.open("ab") as output, os.fdopen(os.memfd_create("stdin"), "w+b") as given:
-                given.write(stdin)
-                given.seek(0)
-                process = subprocess.Popen(
-                    command_line(argv, namespace, os.getpid()),
-                    stdin=given,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    process_group=0,
-                )
+            with log.open("ab") as output:
+                return self.start(argv, namespace, b"", output.fileno(), subprocess.STDOUT, env)
         except OSError as error:
             raise ClusterError(f"cannot start {argv[0]} with log {log}: {error}") from error
+
+    def start(
+        self,
+        argv: Sequence[str],
+        namespace: str | None,
+        stdin: bytes,
+        stdout: int,
+        stderr: int,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """As ``spawn``, output to open files, and ``stdin`` all that it reads there; OSError when it fails.
+
+        The process leads its own process group, so a Ctrl-C at the terminal reaches the harness alone. Like
+        a shell's, a command that does not exist ends with 127 and says so.
+        """
+        source = os.memfd_create("stdin")
+        try:
+            with open(source, "r+b", closefd=False) as file:
+                file.write(stdin)
+            os.lseek(source, 0, os.SEEK_SET)
+            process = subprocess.Popen(
+                command_line(argv, namespace, os.getpid()),
+                stdin=source,
+                stdout=stdout,
+                stderr=stderr,
+                env={**os.environ, **(env or {}), RUN_ID_VARIABLE: self.run_id},
+                process_group=0,
+            )
+        finally:
+            os.close(source)
         self._started.append(process)
         return process
 
@@ -110,16 +122,21 @@ class RunProcesses:
 async def wait_exit(process: subprocess.Popen[bytes]) -> int:
     """The exit status, negative for a signal, once ``process`` has ended; cancelling leaves it running."""
     if process.poll() is None:
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-        pidfd = os.pidfd_open(process.pid)
-        try:
-            loop.add_reader(pidfd, ended.set)
-            await ended.wait()
-        finally:
-            loop.remove_reader(pidfd)
-            os.close(pidfd)
+        await wait_zombie(process)
     return process.wait()
+
+
+async def wait_zombie(process: subprocess.Popen[bytes]) -> None:
+    """Until ``process`` has ended, not reaping it: its id, and its group's, stay its own."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        loop.add_reader(pidfd, ended.set)
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
 
 
 def kill_run(run_id: str, timeout_s: float = _KILL_TIMEOUT_S) -> list[int]:

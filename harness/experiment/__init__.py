@@ -9,6 +9,7 @@ from harness.experiment.files import load_experiment, load_profile, shipped_expe
 from harness.experiment.profile import Figure, HardwareProfile
 from harness.experiment.sections import (
     Cluster,
+    Deadlines,
     Experiment,
     Measurement,
     Online,
@@ -25,6 +26,7 @@ from harness.experiment.toml import encode as to_toml
 
 __all__ = [
     "Cluster",
+    "Deadlines",
     "Experiment",
     "ExperimentError",
     "Figure",

@@ -174,6 +174,17 @@ class Measurement(Section, frozen=True):
         force_setattr(self, "contender", self.contender or self.policies[-1])
 
 
+class Deadlines(Section, frozen=True):
+    """Wall clock seconds that a phase may take: until a rack's hosts are ready, storage primed, ceilings
+    measured, and for the warm-up and each repetition. ``measurement.deadline_s`` bounds all together."""
+
+    deploy_s: AboveZero = 600.0
+    prime_s: AboveZero = 1800.0
+    ceilings_s: AboveZero = 120.0
+    warm_up_s: AboveZero = 300.0
+    repetition_s: AboveZero = 3600.0
+
+
 class Experiment(Section, frozen=True):
     """One comparison, ready to run; ``online`` makes it one of arrival rates instead of JCTs."""
 
@@ -189,6 +200,7 @@ class Experiment(Section, frozen=True):
     request_scheduler: SchedulerConstants = SchedulerConstants()
     variants: dict[str, Variant] = {}
     measurement: Measurement = Measurement()
+    deadlines: Deadlines = Deadlines()
     online: Online | None = None
 
     def variant(self, name: str) -> Variant:

@@ -23,6 +23,7 @@ async def search(run: Run, deployment: Deployment, rules: Online) -> None:
     """Every point of an online comparison: policies take turns, each at the next rate of its search."""
     policies = run.preparation.experiment.measurement.policies
     searches = {policy: ApsSearch(rules) for policy in policies}
+    measured = {(r["policy"], r["agents_per_s"]): r["stopped"] for r in run.records.complete()}
     index = itertools.count()
     for round_ in itertools.count():
         rates = {policy: search.next_rate() for policy, search in searches.items()}
@@ -31,7 +32,9 @@ async def search(run: Run, deployment: Deployment, rules: Online) -> None:
         for policy in policies if round_ % 2 == 0 else policies[::-1]:
             if (rate := rates[policy]) is not None:
                 repetition = Repetition(next(index), policy, run.limits, agents_per_s=rate)
-                searches[policy].record(rate, await _point(run, deployment, repetition, rules))
+                if (outcome := measured.get((policy, rate))) is None:
+                    outcome = await _point(run, deployment, repetition, rules)
+                searches[policy].record(rate, outcome)
                 run.store.metadata["online"] = {p: _found(run, p, s) for p, s in searches.items()}
                 run.store.save_metadata()
 
@@ -40,12 +43,12 @@ async def _point(run: Run, deployment: Deployment, repetition: Repetition, rules
     """One policy at one arrival rate, until it violates the SLO or is steady."""
     preparation = run.preparation
     label = f"{repetition.policy} at {repetition.agents_per_s:.3g} agents/s"
-    run.begin_replay(repetition, label, None)
     watch = PointWatch(rules)
-    await replay_repetition(run, deployment, repetition, _arriving(preparation, repetition), watch)
-    placed = [turn for turn in repetition.turns if turn.placement is not None]
-    repetition.expected_turns = len(placed)
-    repetition.expected_read_bytes = sum(t.hit_bytes for t in placed if t.placement and t.placement.moves)
+    async with run.repetition(repetition, label, None):
+        await replay_repetition(run, deployment, repetition, _arriving(preparation, repetition), watch)
+        placed = [turn for turn in repetition.turns if turn.placement is not None]
+        repetition.expected_turns = len(placed)
+        repetition.expected_read_bytes = sum(t.hit_bytes for t in placed if t.placement and t.placement.moves)
     run.progress.end_repetition(f"{label}: {repetition.stopped}")
     assert watch.decided is not None, "agents arrive without end"
     return watch.decided
@@ -67,10 +70,11 @@ def _arriving(preparation: Preparation, repetition: Repetition) -> Iterator[Agen
 
 def _found(run: Run, policy: str, search: ApsSearch) -> dict[str, Any]:
     """A policy's points, as stored in metadata.json."""
-    points = [r for r in run.repetitions if r.policy == policy]
+    points = [r for r in run.records.complete() if r["policy"] == policy]
     return {
         "max_agents_per_s": search.highest_steady,
         "points": [
-            {"agents_per_s": r.agents_per_s, "repetition": r.index, "outcome": r.stopped} for r in points
+            {"agents_per_s": r["agents_per_s"], "repetition": r["repetition"], "outcome": r["stopped"]}
+            for r in points
         ],
     }

@@ -13,11 +13,12 @@ import pytest
 from harness.control import uninterrupted
 from harness.deployment import Deployment
 from harness.host_error import HostError
+from harness.launchers.local import LocalProcess
 
 
 def watched(deployment: Deployment, program: str) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
-    deployment.watch("p0", "agent", process)
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, process_group=0)
+    deployment.watch("p0", "agent", LocalProcess(process))
     return process
 
 
@@ -39,7 +40,7 @@ def test_the_result_comes_through_while_all_live() -> None:
     ("program", "how"),
     [
         ("import os; os.kill(os.getpid(), 9)", r"killed by signal 9\)$"),
-        ("raise SystemExit(4)", r"exit status 4, see logs/p0\)$"),
+        ("raise SystemExit(4)", r"exit status 4\)$"),
     ],
 )
 def test_the_end_of_a_process_cancels_the_work(program: str, how: str) -> None:

@@ -1,0 +1,68 @@
+"""Where a run takes place: hosts that are up, and what starts agents on them.
+
+However they came to be, emulated or a rack's, everything from here on is the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from harness.cluster import Nic
+from harness.launchers import Launcher, Started
+from hosts.claim import Claim
+from hosts.protocol import Role
+
+
+@dataclass(frozen=True, slots=True)
+class StorageAccess:
+    """How a host reaches the run's part of the KV store: below a directory or a URL, at its own rate or paced
+    by the agent."""
+
+    root: str = ""
+    url: str = ""
+    pace_bytes_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SiteHost:
+    """A host that is up.
+
+    ``python`` is the command that runs our modules there; ``bind_address`` is where its transport listens.
+    ``rdma`` names the RDMA port to use: (device, port, GID index), None to find it by the address.
+    """
+
+    name: str
+    role: Role
+    python: tuple[str, ...]
+    bind_address: str
+    nics: tuple[Nic, ...]
+    storage: StorageAccess
+    compute_pace_bytes_per_s: float = 0.0
+    rdma: tuple[str, int, int] | None = None
+
+
+class Watched(NamedTuple):
+    """A process besides the agents whose end is the end of ``host``."""
+
+    host: str
+    name: str
+    process: Started
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """``control_address`` is where the control node listens. With a ``claim`` agents hold their hosts for the
+    run, so that nobody else measures there meanwhile."""
+
+    run_id: str
+    hosts: tuple[SiteHost, ...]
+    control_address: str
+    launcher: Launcher
+    watched: tuple[Watched, ...] = ()
+    claim: Claim | None = None
+
+    def storage_clients(self) -> Sequence[SiteHost]:
+        """Those that write what will be read: hosts of that role or, without any, all."""
+        return [host for host in self.hosts if host.role == "storage"] or self.hosts

@@ -1,0 +1,30 @@
+"""What a site is made on: this machine, or a rack. The interface of the two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Protocol
+
+from harness.experiment import Experiment
+from harness.run import Run
+from harness.sites.base import Site
+
+OpenSite = Callable[[], AbstractAsyncContextManager[Site]]
+"""Opens the site anew for each attempt at a run; what it needs is freed when it is left."""
+
+
+class Ground(Protocol):
+    """Where hosts come from."""
+
+    def adapted(self, experiment: Experiment) -> Experiment:
+        """The experiment as it is run there; raises ExperimentError if it cannot be."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """``mode``, ``storage`` and ``labels`` of metadata.json's ``emulation``."""
+        ...
+
+    def raised(self, run: Run) -> AbstractContextManager[OpenSite]:
+        """Everything that has to be there before the first attempt, until the run's end."""
+        ...
