@@ -19,7 +19,7 @@ from harness.bench.cli import bench
 from harness.bench.peers import PeerToolError
 from harness.cluster import ClusterError, cleanup, inside_user_namespace, probe, reexec_in_user_namespace
 from harness.console import JsonOption, out, print_json
-from harness.experiment import ExperimentError, load_experiment, shipped_experiments
+from harness.experiment import Experiment, ExperimentError, load_experiment, shipped_experiments
 from harness.host_error import HostError
 from harness.orchestrator import measure
 from harness.progress import RunProgress
@@ -85,19 +85,37 @@ def _root(
 
 @app.command(epilog="Examples: `dualpath run io_bound_1p1d` · `dualpath run rack.toml --out runs/tuesday`")
 def run(
-    experiment: Annotated[str, typer.Argument(help="A shipped experiment's name or a TOML file.")],
+    experiment: Annotated[
+        str | None, typer.Argument(help="A shipped experiment's name or a TOML file.", show_default=False)
+    ] = None,
     directory: OutOption = None,
     mode: ModeOption = "auto",
+    retries: Annotated[
+        int, typer.Option(min=0, help="How often to begin again when a host fails, for what is missing.")
+    ] = 0,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", help="Go on with a run that did not finish: its directory."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Run an experiment on the emulated cluster, compare its policies and write the report."""
-    _run(experiment, directory, mode, json)
+    if (experiment is None) == (resume is None) or (resume and directory):
+        raise ExperimentError(
+            "run: expected either an experiment (and --out), or --resume RUN_DIR, which has one"
+        )
+    if resume is not None:
+        _run(load_experiment(str(resume / "experiment.toml")), resume, mode, json, retries, resume=True)
+    else:
+        loaded = load_experiment(experiment or "")
+        _run(loaded, directory or default_directory(loaded.name), mode, json, retries)
 
 
 @app.command(epilog="Example: `dualpath demo`")
 def demo(directory: OutOption = None, mode: ModeOption = "auto", json: JsonOption = False) -> None:
     """Run the default experiment (the one named `demo`)."""
-    _run("demo", directory, mode, json)
+    experiment = load_experiment("demo")
+    _run(experiment, directory or default_directory(experiment.name), mode, json)
 
 
 @app.command(epilog="Example: `dualpath report runs/demo-20260101-120000`")
@@ -165,17 +183,24 @@ def cleanup_command() -> None:
         out.print("nothing to clean up")
 
 
-def _run(name: str, directory: Path | None, mode: ModeName, json: bool) -> None:
-    experiment = load_experiment(name)
+def _run(
+    experiment: Experiment,
+    directory: Path,
+    mode: ModeName,
+    json: bool,
+    retries: int = 0,
+    *,
+    resume: bool = False,
+) -> None:
     choice = probe(None if mode == "auto" else mode)
     if choice.mode == "user_namespaces" and not inside_user_namespace():
         reexec_in_user_namespace(sys.orig_argv)
-    directory = directory or default_directory(experiment.name)
-    taken = (directory / "metadata.json").exists()
+    taken = not resume and (directory / "metadata.json").exists()
     interrupts.install()
     try:
         with RunProgress() as progress:
-            store = measure(experiment, directory, EmulatedGround(choice), progress)
+            ground = EmulatedGround(choice)
+            store = measure(experiment, directory, ground, progress, retries=retries, resume=resume)
         summary = _render(directory)
         store.complete()
     except (HostError, ClusterError, DeadlineError) as error:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.circumstances import circumstances, host_entries
 from harness.control import AgentHandle
@@ -17,6 +18,7 @@ from harness.online.points import search
 from harness.orders import prime_objects
 from harness.preparation import Preparation, prepare
 from harness.progress import RunProgress
+from harness.records import Records
 from harness.repetitions import repeat, warm_up
 from harness.run import DeadlineError, Run
 from harness.run_store import RunStore
@@ -30,7 +32,13 @@ _CEILING_TIMEOUT_S = 30.0
 
 
 def measure(
-    experiment: Experiment, directory: Path, ground: Ground, progress: RunProgress, retries: int = 0
+    experiment: Experiment,
+    directory: Path,
+    ground: Ground,
+    progress: RunProgress,
+    *,
+    retries: int = 0,
+    resume: bool = False,
 ) -> RunStore:
     """Run an experiment and leave its records in ``directory``, whose store is returned:
 
@@ -43,7 +51,8 @@ def measure(
     7. replay each repetition, policies alternating; or, online, each arrival rate
     8. save the records, after each repetition and whatever happens
 
-    A host that fails ends the attempt; there are ``retries`` more, each for what is missing.
+    A host that fails ends the attempt; there are ``retries`` more, each for what is missing. With ``resume``
+    the directory is that of an earlier run, of which only what is missing is measured, if anything is.
 
     Raises ExperimentError, TraceError, ModelError, RunDirectoryError (input); HostError, ClusterError,
     RunStoreError, DeadlineError (testbed); KeyboardInterrupt.
@@ -51,12 +60,20 @@ def measure(
     experiment = ground.adapted(experiment)
     preparation = prepare(experiment)
     progress.phase(_describe(preparation))
-    store = RunStore.create(directory, circumstances(preparation, ground.describe()))
+    store, records = _open_records(directory, circumstances(preparation, ground.describe()), resume)
+    if store.finished:
+        return store
     store.save("experiment.toml", to_toml(experiment).encode())
-    run = Run(preparation, store, progress)
+    run = Run(preparation, store, progress, records)
     with run.recorded(), ground.raised(run) as open_site:
         asyncio.run(_measure_in_attempts(run, open_site, retries))
     return store
+
+
+def _open_records(directory: Path, found: dict[str, Any], resume: bool) -> tuple[RunStore, Records]:
+    if resume:
+        return RunStore.reopen(directory, found), Records.load(directory)
+    return RunStore.create(directory, found), Records()
 
 
 async def _measure_in_attempts(run: Run, open_site: OpenSite, retries: int) -> None:

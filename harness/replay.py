@@ -103,7 +103,8 @@ class Replay:
         """
         deployment, hosts = self._deployment, list(self._deployment.agents)
         deployment.on_event = self._on_event
-        await deployment.call_all(everyone(hosts, BeginRepetition(self._pace.layerwise)))
+        begin = everyone(hosts, BeginRepetition(self._pace.layerwise))
+        await deployment.guard(deployment.call_all(begin))
         self._watch = watch
         self._began_at_ns = time.monotonic_ns()
         cpu_before_s = time.process_time()

@@ -71,6 +71,8 @@ class Run:
     def begin_attempt(self, hosts: list[dict[str, Any]]) -> None:
         """The hosts are up; another attempt at what is still missing begins."""
         metadata = self.store.metadata
+        if metadata["attempts"] and not metadata["attempts"][-1]["ended"]:
+            self.end_attempt("the control node ended without a word")
         metadata["hosts"] = hosts
         metadata["attempts"].append(
             {"began_at": now(), "repetitions": [], "ceilings": {}, "hosts": hosts, "ended": ""}
@@ -105,6 +107,7 @@ class Run:
     def recorded(self) -> Iterator[None]:
         """Say in the records how the run ended."""
         stored = self.store.metadata
+        self.store.begin()
         try:
             yield
         except BaseException as error:

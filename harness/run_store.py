@@ -6,6 +6,7 @@ Saved at the start, after measuring and after analysis, so that an interrupted r
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import tempfile
 from collections.abc import Callable
@@ -17,6 +18,17 @@ import msgspec
 import pandas as pd
 
 _LAST_LINES = 3
+_UNCHANGED = (
+    "format_version",
+    "dualpath_version",
+    "experiment",
+    "trace",
+    "scale",
+    "model",
+    "profile",
+    "emulation",
+)
+"""What has to be the same for repetitions to be comparable."""
 
 
 class RunDirectoryError(ValueError):
@@ -53,8 +65,43 @@ class RunStore:
         except OSError as error:
             raise disk_error(error, directory) from None
         store = cls(directory, metadata)
+        store._lock()
         store.save_metadata()
         return store
+
+    @classmethod
+    def reopen(cls, directory: Path, metadata: dict[str, Any]) -> RunStore:
+        """A run to be gone on with, in the same circumstances ``metadata``; raises RunDirectoryError."""
+        try:
+            stored = msgspec.json.decode((directory / "metadata.json").read_bytes(), type=dict[str, Any])
+        except OSError as error:
+            raise RunDirectoryError(
+                f"--resume: {directory}/metadata.json: cannot be read ({error.strerror}); expected the "
+                "directory of a run that did not finish"
+            ) from None
+        except msgspec.DecodeError as error:
+            raise RunDirectoryError(
+                f"--resume: {directory}/metadata.json: not a run's ({error}); repeat the run"
+            ) from None
+        for key in _UNCHANGED:
+            before, now = stored.get(key), msgspec.json.decode(msgspec.json.encode(metadata[key]))
+            if before != now:
+                raise RunDirectoryError(
+                    f"--resume: {directory}: {key}: {_first_difference(before, now)}; what was measured "
+                    "before cannot be compared with what would be; repeat the run in a new directory"
+                )
+        store = cls(directory, stored)
+        store._lock()
+        return store
+
+    def _lock(self) -> None:
+        """Let nobody else write here while this process lives."""
+        self._locked = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._locked)
+            raise RunDirectoryError(f"{self.directory}: a run is writing here; wait for its end") from None
 
     def log_file(self, host: str, name: str) -> Path:
         """Where a process of ``host`` logs."""
@@ -73,6 +120,16 @@ class RunStore:
         except OSError:
             return ""
         return f"; the last lines of {log}: " + " | ".join(said) if said else ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything has been measured."""
+        return self.metadata["status"] in ("measured", "complete")
+
+    def begin(self) -> None:
+        """Mark the run as under way."""
+        self.metadata.update(status="running", failure=None)
+        self.save_metadata()
 
     def complete(self) -> None:
         """Mark the run as measured and analysed."""
@@ -105,6 +162,15 @@ class RunStore:
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise disk_error(error, target) from None
+
+
+def _first_difference(before: Any, now: Any, path: str = "") -> str:
+    """Where two JSON documents differ, in words."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*before, *now]:
+            if before.get(key) != now.get(key):
+                return _first_difference(before.get(key), now.get(key), f"{path}.{key}")
+    return f"{path.lstrip('.') or 'it'} was {before!r}, is {now!r}"
 
 
 def default_directory(experiment: str) -> Path:

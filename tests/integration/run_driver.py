@@ -64,20 +64,23 @@ class CommandRun:
 
     def __init__(
         self,
-        experiment: Path,
+        experiment: Path | None,
         workplace: Path,
         *options: str,
         prefix: Sequence[str] = (),
         python: str = sys.executable,
         environment: Mapping[str, str] | None = None,
+        directory: Path | None = None,
     ) -> None:
-        self.directory = workplace / "run"
+        self.directory = directory or workplace / "run"
         self.temporary = workplace / "tmp"
-        self.temporary.mkdir(parents=True)
+        self.temporary.mkdir(parents=True, exist_ok=True)
         self.temporary.chmod(0o777)
         self._state_dir = default_state_dir()
         self.errors: list[str] = []
-        command = [python, "-m", "harness.cli", "run", str(experiment), "--out", str(self.directory)]
+        command = [python, "-m", "harness.cli", "run"]
+        if experiment is not None:
+            command += [str(experiment), "--out", str(self.directory)]
         self.process = subprocess.Popen(
             [*prefix, *command, *options],
             stdout=subprocess.PIPE,

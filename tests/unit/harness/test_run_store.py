@@ -104,3 +104,69 @@ def test_logs_have_a_folder_a_host(tmp_path: Path) -> None:
 def test_default_directory_is_named_after_the_experiment() -> None:
     assert default_directory("demo").parent == Path("runs")
     assert default_directory("demo").name.startswith("demo-20")
+
+
+CIRCUMSTANCES = {
+    "format_version": 2,
+    "status": "running",
+    "failure": None,
+    "dualpath_version": "1.0",
+    "experiment": {"name": "tiny", "replay": {"agents": 4}},
+    "trace": {"sha256": "ab"},
+    "scale": {"time_dilation": 8.0},
+    "model": {"name": "m"},
+    "profile": {},
+    "emulation": {"mode": "loopback"},
+}
+
+
+def ended(directory: Path, **change: object) -> None:
+    """A process has written a run's records there, and is gone."""
+    os.close(RunStore.create(directory, {**CIRCUMSTANCES, **change})._locked)
+
+
+def test_a_run_is_gone_on_with_where_it_ended(tmp_path: Path) -> None:
+    ended(tmp_path / "run", status="failed", failure="host d0: lost", attempts=[{"ended": "host d0: lost"}])
+    store = RunStore.reopen(tmp_path / "run", CIRCUMSTANCES)
+    assert not store.finished
+    store.begin()
+    stored = json.loads((tmp_path / "run" / "metadata.json").read_bytes())
+    assert (stored["status"], stored["failure"]) == ("running", None)
+    assert stored["attempts"] == [{"ended": "host d0: lost"}]
+
+
+def test_a_finished_run_is_known_as_such(tmp_path: Path) -> None:
+    ended(tmp_path / "run", status="complete")
+    assert RunStore.reopen(tmp_path / "run", CIRCUMSTANCES).finished
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"dualpath_version": "2.0"}, "dualpath_version: it was '1.0', is '2.0'"),
+        ({"trace": {"sha256": "cd"}}, "trace: sha256 was 'ab', is 'cd'"),
+        ({"emulation": {"mode": "network_namespaces"}}, "mode was 'loopback', is 'network_namespaces'"),
+        (
+            {"experiment": {"name": "tiny", "replay": {"agents": 5}}},
+            r"experiment: replay\.agents was 4, is 5",
+        ),
+    ],
+)
+def test_other_circumstances_are_refused(tmp_path: Path, change: dict[str, object], difference: str) -> None:
+    ended(tmp_path / "run")
+    with pytest.raises(RunDirectoryError, match=difference):
+        RunStore.reopen(tmp_path / "run", {**CIRCUMSTANCES, **change})
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match=r"cannot be read \(No such file or directory\); expected"):
+        RunStore.reopen(tmp_path, CIRCUMSTANCES)
+    (tmp_path / "metadata.json").write_text("{")
+    with pytest.raises(RunDirectoryError, match=r"--resume: .*: not a run's"):
+        RunStore.reopen(tmp_path, CIRCUMSTANCES)
+
+
+def test_a_run_under_way_is_nobody_elses(tmp_path: Path) -> None:
+    RunStore.create(tmp_path / "run", CIRCUMSTANCES)
+    with pytest.raises(RunDirectoryError, match=r"run: a run is writing here; wait for its end$"):
+        RunStore.reopen(tmp_path / "run", CIRCUMSTANCES)
