@@ -266,6 +266,7 @@ async def run(credentials: Credentials) -> None:
     """One agent, from attaching to its end; raises `ControlLostError`."""
     hello = Hello(credentials.host, PROTOCOL_VERSION, host_facts())
     async with attach(credentials, hello) as stream, aclosing(stream.envelopes()) as envelopes:
+        _log.info("host %s attached to the control node at %s", credentials.host, credentials.control)
         await Agent(credentials.host, stream.post).serve(envelopes)
     _log.info("control stream ended")
 
