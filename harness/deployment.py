@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from harness.authority import RunAuthority
-from harness.cluster import RUN_ID_VARIABLE
 from harness.control import AgentHandle, ControlServer, uninterrupted
 from harness.host_error import HostError
 from harness.launchers import Started
 from harness.run_store import RunStore
 from harness.sites.base import Site, SiteHost
+from hosts.leftovers import RUN_ID_VARIABLE
 from hosts.protocol import HostConfig, Message, Peers, Ready, Shutdown
 
 START_TIMEOUT_S = 300.0

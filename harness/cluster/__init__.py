@@ -15,7 +15,6 @@ from harness.cluster.errors import ClusterError
 from harness.cluster.ledger import cleanup
 from harness.cluster.loopback import LoopbackCluster
 from harness.cluster.modes import Mode, ModeChoice, inside_user_namespace, probe, reexec_in_user_namespace
-from harness.cluster.processes import RUN_ID_VARIABLE
 from harness.cluster.shaping import shaped_classes
 from harness.cluster.soft_roce import GID_INDEX as RDMA_GID_INDEX
 from harness.cluster.topology import ClusterSpec, HighClass, Nic
@@ -23,7 +22,6 @@ from hosts.config import CacheMode
 
 __all__ = [
     "RDMA_GID_INDEX",
-    "RUN_ID_VARIABLE",
     "Cluster",
     "ClusterError",
     "ClusterHost",

@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -17,28 +18,35 @@ from types import TracebackType
 import msgspec
 
 from harness.cluster.errors import ClusterError
-from harness.cluster.processes import kill_run
+from hosts.leftovers import LeftoverError, kill_run
 
 _FORMAT_VERSION = 1
 
 
 class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a record holds. ``scratch`` is the run's only directory outside its result directory."""
+    """What a record holds. ``scratch`` is the run's only directory outside its result directory on this
+    machine; ``inventory`` (TOML) names the rack's hosts, where there may be more of it."""
 
     format_version: int
     run_id: str
     owner_pid: int
     scratch: str
+    inventory: str = ""
 
 
 class RunClaim:
-    """A run's id, scratch directory and record, from ``__enter__`` to ``__exit__``.
+    """A run's id, scratch directory and record, from ``__enter__`` to ``__exit__``; ``inventory`` as in
+    `RunRecord`. The record stays, a dead run's, if ``incomplete`` has been set: something is left on a host.
 
     The scratch directory is made in ``scratch_parent``, by default where temporary files go. Raises
     ClusterError when either cannot be written.
     """
 
-    def __init__(self, state_dir: Path | None = None, scratch_parent: Path | None = None) -> None:
+    def __init__(
+        self, state_dir: Path | None = None, scratch_parent: Path | None = None, inventory: str = ""
+    ) -> None:
+        self.incomplete = False
+        self._inventory = inventory
         self.run_id = secrets.token_hex(4)
         # tempfile.gettempdir would try the directory with a file, which an interrupt could leave there.
         parent = scratch_parent or Path(os.environ.get("TMPDIR") or "/tmp")
@@ -46,7 +54,7 @@ class RunClaim:
         self._path = (state_dir or default_state_dir()) / f"{self.run_id}.json"
 
     def __enter__(self) -> RunClaim:
-        record = RunRecord(_FORMAT_VERSION, self.run_id, os.getpid(), str(self.scratch))
+        record = RunRecord(_FORMAT_VERSION, self.run_id, os.getpid(), str(self.scratch), self._inventory)
         try:
             self._fd = _write_locked(self._path, msgspec.json.encode(record))
         except OSError as error:
@@ -68,7 +76,8 @@ class RunClaim:
     ) -> None:
         try:
             shutil.rmtree(self.scratch)
-            self._withdraw()
+            if not self.incomplete:
+                self._withdraw()
         finally:
             # A directory that could not be removed keeps its record, now a dead run's, for ``cleanup``.
             os.close(self._fd)
@@ -79,21 +88,26 @@ class RunClaim:
             self._path.parent.rmdir()
 
 
-def cleanup(state_dir: Path | None = None) -> list[str]:
+OnHosts = Callable[[RunRecord], list[str]]
+"""Removes what a dead run left on a rack's hosts; a line for each thing. Raises ClusterError."""
+
+
+def cleanup(state_dir: Path | None = None, on_hosts: OnHosts | None = None) -> list[str]:
     """Remove what runs whose harness is dead have left: processes, scratch directories, records.
 
-    Running ones are not touched, nor is anything a record does not name. Returns a line for each thing
-    removed. Raises ClusterError for a record that cannot be read, after the others have been dealt with.
+    Running ones are not touched, nor is anything a record does not name. Without ``on_hosts``, those of racks
+    are left alone. Returns a line for each thing removed. Raises ClusterError for a record that cannot be
+    read, after the others have been dealt with.
     """
     directory = state_dir or default_state_dir()
     removed: list[str] = []
     errors: list[ClusterError] = []
     for path in sorted(directory.glob("*.json*")) if directory.is_dir() else []:
         try:
-            removed += _clean_one(path)
+            removed += _clean_one(path, on_hosts)
         except ClusterError as error:
             errors.append(error)
-        except OSError as error:
+        except (OSError, LeftoverError) as error:
             errors.append(ClusterError(f"{path}: cannot clean up this run: {error}"))
     with suppress(OSError):
         directory.rmdir()
@@ -150,7 +164,7 @@ def _make_private(directory: Path) -> None:
         raise ClusterError(f"{directory}: found user {owner}'s, expected our own; fix: remove it")
 
 
-def _clean_one(path: Path) -> list[str]:
+def _clean_one(path: Path, on_hosts: OnHosts | None) -> list[str]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -162,14 +176,19 @@ def _clean_one(path: Path) -> list[str]:
             return []
         if os.fstat(fd).st_nlink == 0:
             return []
-        removed = _remove_run(path) if path.suffix == ".json" else []
+        record = _read(path) if path.suffix == ".json" else None
+        removed = _remove_run(record) if record else []
+        if record and record.inventory:
+            if on_hosts is None:
+                return removed
+            removed += on_hosts(record)
         path.unlink()
         return [*removed, f"record {path}"]
     finally:
         os.close(fd)
 
 
-def _remove_run(path: Path) -> list[str]:
+def _read(path: Path) -> RunRecord:
     try:
         record = msgspec.json.decode(path.read_bytes(), type=RunRecord)
     except msgspec.DecodeError as error:
@@ -179,6 +198,11 @@ def _remove_run(path: Path) -> list[str]:
         raise ClusterError(
             f"{path}: names {scratch}, expected .../{_scratch_name(path.stem)}; nothing was removed"
         )
+    return record
+
+
+def _remove_run(record: RunRecord) -> list[str]:
+    scratch = Path(record.scratch)
     removed = [f"process {pid}" for pid in kill_run(record.run_id)]
     if scratch.is_dir() and not scratch.is_symlink():
         shutil.rmtree(scratch)

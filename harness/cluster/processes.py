@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from harness.cluster.errors import ClusterError
-
-RUN_ID_VARIABLE = "DUALPATH_RUN_ID"
-_KILL_TIMEOUT_S = 5.0
+from hosts.leftovers import KILL_TIMEOUT_S, RUN_ID_VARIABLE, LeftoverError, kill_run
 
 # The parent may end between fork and setpriv; then nothing would ever send the signal. A shell reads
 # its parent's id at its start, that is after setpriv has asked for the signal, and so closes the gap.
@@ -109,13 +104,16 @@ class RunProcesses:
             # Not reaped, so the process id, and its group's, is still its own.
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-        kill_run(self.run_id, _KILL_TIMEOUT_S)
+        try:
+            kill_run(self.run_id)
+        except LeftoverError as error:
+            raise ClusterError(str(error)) from None
         for process in self._started:
             try:
-                process.wait(_KILL_TIMEOUT_S)
+                process.wait(KILL_TIMEOUT_S)
             except subprocess.TimeoutExpired as error:
                 raise ClusterError(
-                    f"process {process.pid} outlived SIGKILL by {_KILL_TIMEOUT_S:g} s"
+                    f"process {process.pid} outlived SIGKILL by {KILL_TIMEOUT_S:g} s"
                 ) from error
 
 
@@ -137,53 +135,3 @@ async def wait_zombie(process: subprocess.Popen[bytes]) -> None:
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)
-
-
-def kill_run(run_id: str, timeout_s: float = _KILL_TIMEOUT_S) -> list[int]:
-    """SIGKILL every process that carries the run's id and wait for their end; their process ids.
-
-    Raises ClusterError at the deadline.
-    """
-    killed: set[int] = set()
-    deadline = time.monotonic() + timeout_s
-    # One may fork while it is being looked for, or be inside execve(2), where its environment looks empty.
-    looks_without_any = 0
-    while looks_without_any < 2:
-        found = [pid for pid in _process_ids() if _carries(pid, run_id)]
-        looks_without_any = 0 if found else looks_without_any + 1
-        if found and time.monotonic() > deadline:
-            raise ClusterError(
-                f"processes {found} of run {run_id} did not end within {timeout_s:g} s of SIGKILL"
-            )
-        killed.update(pid for pid in found if _kill(pid, run_id, deadline))
-    return sorted(killed)
-
-
-def _kill(pid: int, run_id: str, deadline: float) -> bool:
-    # A pidfd stays with the process it was opened for: checked again through it, the id cannot be another's.
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return False
-    try:
-        if not _carries(pid, run_id):
-            return False
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
-        return True
-    finally:
-        os.close(pidfd)
-
-
-def _process_ids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
-
-
-def _carries(pid: int, run_id: str) -> bool:
-    # Unreadable: another user's, so not ours. Empty: already dead and waiting to be reaped.
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return False
-    return f"{RUN_ID_VARIABLE}={run_id}".encode() in environment.split(b"\0")

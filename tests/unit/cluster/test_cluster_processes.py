@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.cluster.errors import ClusterError
-from harness.cluster.processes import RunProcesses, command_line, kill_run, wait_exit
+from harness.cluster.processes import RunProcesses, command_line, wait_exit
+from hosts.leftovers import kill_run
 
 
 def alive(pid: int) -> bool:
