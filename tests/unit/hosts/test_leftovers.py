@@ -52,5 +52,5 @@ def test_a_mount_that_is_missing_or_a_server_that_is_down_is_one_line(tmp_path: 
     assert "No such file or directory" in done.stderr
     done = leftovers("remove", run_id, "--url", "http://127.0.0.1:1")
     assert done.returncode == 1
-    assert done.stderr.startswith(f"delete of 'dualpath-{run_id}': ")
+    assert done.stderr.startswith(f"delete of 'dualpath-{run_id}/': http://127.0.0.1:1: Connection refused")
     assert done.stderr.count("\n") == 1
