@@ -1,7 +1,7 @@
 """The ``dualpath`` command.
 
-Exit codes: 0 valid result, 1 the run is invalid or a gate failed, 2 bad arguments or input,
-3 the testbed failed (host lost, deadline, disk, port), 130 interrupted.
+Exit codes: 0 valid result, 1 the run is invalid, a gate failed or the speedup is below --fail-below, 2 bad
+arguments or input, 3 the testbed failed (host lost, deadline, disk, port), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from harness import interrupts
 from harness.bench.cli import bench
 from harness.bench.peers import PeerToolError
 from harness.cluster import ClusterError, cleanup, inside_user_namespace, probe, reexec_in_user_namespace
-from harness.console import JsonOption, out, print_json
+from harness.console import JsonOption, error_line, out, print_json
 from harness.experiment import Experiment, ExperimentError, load_experiment, shipped_experiments
 from harness.host_error import HostError
 from harness.orchestrator import measure
+from harness.outputs import FailBelowOption, JunitOption, Outputs, SummaryOption
 from harness.progress import RunProgress
 from harness.run import DeadlineError
 from harness.run_store import RunDirectoryError, RunStoreError, default_directory, disk_error
@@ -98,33 +99,43 @@ def run(
         typer.Option("--resume", help="Go on with a run that did not finish: its directory."),
     ] = None,
     json: JsonOption = False,
+    junit: JunitOption = None,
+    summary: SummaryOption = None,
+    fail_below: FailBelowOption = None,
 ) -> None:
     """Run an experiment on the emulated cluster, compare its policies and write the report."""
-    if (experiment is None) == (resume is None) or (resume and directory):
-        raise ExperimentError(
-            "run: expected either an experiment (and --out), or --resume RUN_DIR, which has one"
-        )
-    if resume is not None:
-        _run(load_experiment(str(resume / "experiment.toml")), resume, mode, json, retries, resume=True)
-    else:
-        loaded = load_experiment(experiment or "")
-        _run(loaded, directory or default_directory(loaded.name), mode, json, retries)
+    asked = Path(experiment or resume or "run").name.removesuffix(".toml")
+    with Outputs(asked, junit, summary, fail_below) as outputs:
+        if (experiment is None) == (resume is None) or (resume and directory):
+            raise ExperimentError(
+                "run: expected either an experiment (and --out), or --resume RUN_DIR, which has one"
+            )
+        if resume is not None:
+            loaded = load_experiment(str(resume / "experiment.toml"))
+            _run(loaded, resume, mode, json, outputs, retries, resume=True)
+        else:
+            loaded = load_experiment(experiment or "")
+            _run(loaded, directory or default_directory(loaded.name), mode, json, outputs, retries)
 
 
 @app.command(epilog="Example: `dualpath demo`")
 def demo(directory: OutOption = None, mode: ModeOption = "auto", json: JsonOption = False) -> None:
     """Run the default experiment (the one named `demo`)."""
     experiment = load_experiment("demo")
-    _run(experiment, directory or default_directory(experiment.name), mode, json)
+    _run(experiment, directory or default_directory(experiment.name), mode, json, Outputs("demo"))
 
 
 @app.command(epilog="Example: `dualpath report runs/demo-20260101-120000`")
 def report(
     run_dir: Annotated[Path, typer.Argument(help="A run directory, complete or not.")],
     json: JsonOption = False,
+    junit: JunitOption = None,
+    summary: SummaryOption = None,
+    fail_below: FailBelowOption = None,
 ) -> None:
     """Analyse a stored run again and write its summary.json, report.html and report.md."""
-    _conclude(_render(run_dir), run_dir, json)
+    with Outputs(run_dir.name, junit, summary, fail_below) as outputs:
+        _conclude(_render(run_dir, outputs), run_dir, json, outputs)
 
 
 @app.command(epilog="Example: `dualpath experiments`")
@@ -188,10 +199,12 @@ def _run(
     directory: Path,
     mode: ModeName,
     json: bool,
+    outputs: Outputs,
     retries: int = 0,
     *,
     resume: bool = False,
 ) -> None:
+    outputs.experiment = experiment.name
     choice = probe(None if mode == "auto" else mode)
     if choice.mode == "user_namespaces" and not inside_user_namespace():
         reexec_in_user_namespace(sys.orig_argv)
@@ -201,50 +214,55 @@ def _run(
         with RunProgress() as progress:
             ground = EmulatedGround(choice)
             store = measure(experiment, directory, ground, progress, retries=retries, resume=resume)
-        summary = _render(directory)
+        summary = _render(directory, outputs)
         store.complete()
     except (HostError, ClusterError, DeadlineError) as error:
-        _report_partial(directory, error)
+        _report_partial(directory, error, outputs)
         raise
     except KeyboardInterrupt:
         interrupted = _InterruptedError("interrupted")
         if not taken:
-            _report_partial(directory, interrupted)
+            _report_partial(directory, interrupted, outputs)
         raise interrupted from None
-    _conclude(summary, directory, json)
+    _conclude(summary, directory, json, outputs)
 
 
-def _render(directory: Path) -> Summary:
+def _render(directory: Path, outputs: Outputs) -> Summary:
     try:
-        return render(directory)
+        summary = render(directory)
     except OSError as error:
         raise disk_error(error, directory) from None
+    outputs.analysed(directory, summary)
+    return summary
 
 
-def _report_partial(directory: Path, error: Exception) -> None:
+def _report_partial(directory: Path, error: Exception, outputs: Outputs) -> None:
     """Report what was measured until ``error``, which stays the one that is raised, and say where."""
     if not (directory / "metadata.json").exists():
         return
     try:
-        _render(directory)
+        _render(directory, outputs)
     except (ReportError, RunStoreError) as second:
         error.add_note(f"no report either: {second}")
     else:
         error.add_note(f"what was measured: {directory / 'report.html'}")
 
 
-def _conclude(summary: Summary, directory: Path, json: bool) -> None:
-    """Print the verdict; exit 1 if the run is not valid."""
+def _conclude(summary: Summary, directory: Path, json: bool, outputs: Outputs) -> None:
+    """Print the verdict; exit 1 if the run is not valid, or not as fast as it has to be."""
+    regression = outputs.regression()
     if json:
         print_json(summary)
     else:
         out.print(f"\n{summary.verdict}")
         for problem in summary.problems:
             out.print(f"INVALID: {problem}")
+        if regression:
+            out.print(f"FAILED: {regression.line}")
         for warning in summary.warnings:
             out.print(f"warning: {warning}")
         out.print(f"report: {directory / 'report.html'}")
-    if not summary.valid:
+    if not summary.valid or regression:
         raise typer.Exit(EXIT_INVALID)
 
 
@@ -256,19 +274,14 @@ def main() -> NoReturn:
         usage = error.format_message()
         _fail(f"{usage.rstrip('.')}; see 'dualpath --help'" if usage else "", EXIT_INPUT)
     except (ExperimentError, TraceError, ModelError, ReportError, RunDirectoryError) as error:
-        _fail(_line(error), EXIT_INPUT)
+        _fail(error_line(error), EXIT_INPUT)
     except _TESTBED_ERRORS as error:
-        _fail(_line(error), EXIT_TESTBED)
+        _fail(error_line(error), EXIT_TESTBED)
     except _InterruptedError as error:
-        _fail(_line(error), interrupts.EXIT_INTERRUPTED)
+        _fail(error_line(error), interrupts.EXIT_INTERRUPTED)
     if code == interrupts.EXIT_INTERRUPTED:
         _fail("interrupted", code)
     sys.exit(code)
-
-
-def _line(error: Exception) -> str:
-    """An error and what was noted about it, as one line."""
-    return "; ".join(" ".join(part.split()) for part in (str(error), *getattr(error, "__notes__", ())))
 
 
 def _fail(line: str, code: int) -> NoReturn:

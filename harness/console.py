@@ -15,6 +15,11 @@ out = Console(highlight=False, markup=False, soft_wrap=True)
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
 
 
+def error_line(error: BaseException) -> str:
+    """An error and what was noted about it, as one line."""
+    return "; ".join(" ".join(part.split()) for part in (str(error), *getattr(error, "__notes__", ())))
+
+
 def print_json(document: Any) -> None:
     """One indented document on stdout."""
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")

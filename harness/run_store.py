@@ -32,7 +32,7 @@ _UNCHANGED = (
 
 
 class RunDirectoryError(ValueError):
-    """A new run cannot be put where ``--out`` says: exit code 2."""
+    """What a run leaves cannot be put where an option says: exit code 2."""
 
 
 class RunStoreError(Exception):

@@ -7,6 +7,9 @@ from typing import Any
 
 import msgspec
 
+from reports.attempts import attempt_table
+from reports.calibration import calibrated, calibration_text
+from reports.ceilings import payload_rate
 from reports.metadata import Limits
 from reports.stored_run import StoredRun
 from reports.summary import Summary
@@ -19,6 +22,7 @@ def circumstance_tables(run: StoredRun, summary: Summary) -> list[Table]:
     return [
         _trace(run),
         _emulation(run, summary),
+        attempt_table(run.metadata),
         _scale(run),
         _profile(run),
         _hosts(run),
@@ -57,6 +61,7 @@ def _emulation(run: StoredRun, summary: Summary) -> Table:
         ["cluster", emulation.mode.replace("_", " ")],
         ["storage", f"{emulation.storage}, cache: {emulation.storage_cache or 'unknown'}"],
         ["transport", emulation.transport],
+        *([["calibration", calibration_text(metadata.calibration)]] if metadata.calibration else []),
         ["remarks", "; ".join(emulation.labels) or "none"],
         *([f"self-check: {name}", text] for name, text in checks),
     ]
@@ -109,7 +114,6 @@ def _hosts(run: StoredRun) -> Table:
     for host in run.metadata.hosts:
         nominal = host.storage_nic_nominal_gbit_per_s
         ceiling = run.metadata.ceilings.get(host.name)
-        measured = ceiling.storage_read_bytes_per_s * 8 / 1e9 if ceiling else None
         rows.append(
             [
                 host.name,
@@ -118,7 +122,8 @@ def _hosts(run: StoredRun) -> Table:
                 host.storage_nic or ABSENT,
                 rate(nominal),
                 rate(nominal * divisor if nominal else None),
-                rate(measured),
+                payload_rate(ceiling) if ceiling else ABSENT,
+                calibrated(run.metadata, host),
             ]
         )
     columns = [
@@ -129,7 +134,10 @@ def _hosts(run: StoredRun) -> Table:
         "nominal, emulated (assumed)",
         "nominal, real hardware (assumed)",
         "ceiling, emulated (measured payload)",
+        "ceiling of the calibration (by how much the run's differs)",
     ]
+    if run.metadata.calibration is None:
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     return Table("Hosts", columns, rows, labels=2)
 
 

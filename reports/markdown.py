@@ -24,12 +24,12 @@ def document(run: StoredRun, summary: Summary) -> str:
     """The report as GitHub-flavoured Markdown."""
     title = summary.experiment or summary.run_id
     parts = [
-        f"# {_text(title)}",
-        f"**{_text(summary.verdict)}**",
-        _text(str(run.metadata.experiment.get("description", ""))),
+        f"# {escaped(title)}",
+        f"**{escaped(summary.verdict)}**",
+        escaped(str(run.metadata.experiment.get("description", ""))),
         "Valid: " + ("yes" if summary.valid else f"**no**, {len(summary.problems)} problem(s)"),
-        *_listed("Problems", summary.problems),
-        *_listed("Warnings", summary.warnings),
+        *listed("Problems", summary.problems),
+        *listed("Warnings", summary.warnings),
         *_section("Results", result_tables(run, summary)),
         *_section("Circumstances", circumstance_tables(run, summary)),
         *_section("Details", detail_tables(run)),
@@ -41,22 +41,25 @@ def _section(title: str, tables: list[Table]) -> Iterator[str]:
     yield f"## {title}"
     for table in tables:
         if table.rows:
-            yield f"### {_text(table.title)}"
-            yield _table(table)
-            yield _text(table.note)
+            yield f"### {escaped(table.title)}"
+            yield table_of(table)
+            yield escaped(table.note)
 
 
-def _listed(title: str, lines: list[str]) -> Iterator[str]:
+def listed(title: str, lines: list[str], level: int = 2) -> Iterator[str]:
+    """A heading of that level and a list, or nothing."""
     if lines:
-        yield f"## {title}"
-        yield "\n".join(f"- {_text(line)}" for line in lines)
+        yield f"{'#' * level} {title}"
+        yield "\n".join(f"- {escaped(line)}" for line in lines)
 
 
-def _table(table: Table) -> str:
+def table_of(table: Table) -> str:
+    """Its columns and rows, without title and note."""
     rules = ["---:" if table.holds_figures(index) else "---" for index in range(len(table.columns))]
-    rows = [[_text(cell) for cell in row] for row in (table.columns, *table.rows)]
+    rows = [[escaped(cell) for cell in row] for row in (table.columns, *table.rows)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rules, *rows[1:]))
 
 
-def _text(content: str) -> str:
+def escaped(content: str) -> str:
+    """Plain text, whatever it holds."""
     return content.translate(_SPECIAL)

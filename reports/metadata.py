@@ -101,6 +101,34 @@ class Ceiling(msgspec.Struct, frozen=True):
     measured_at: str = ""
 
 
+class Attempt(msgspec.Struct, frozen=True):
+    """One go at a run, which is resumed or retried in others until all repetitions are complete.
+
+    ``repetitions`` are those that it measured; ``ended`` is how, in words, and empty while it goes on. The
+    run's own ``hosts`` and ``ceilings`` are those of its last attempt.
+    """
+
+    began_at: str
+    repetitions: list[int] = []
+    ended: str = ""
+    ceilings: dict[str, Ceiling] = {}
+    hosts: list[Host] = []
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """The rack's stored calibration as the run found it; ``age_days`` when the run began.
+
+    It is ``stale`` by its age, or where the hardware that it was measured on has changed:
+    ``fingerprint_changed`` are those hosts.
+    """
+
+    measured_at: str
+    age_days: float
+    stale: bool = False
+    ceilings: dict[str, Ceiling] = {}
+    fingerprint_changed: list[str] = []
+
+
 class Control(msgspec.Struct, frozen=True):
     """What the control node cost during one repetition, in seconds of its clock."""
 
@@ -185,6 +213,8 @@ class Metadata(msgspec.Struct, frozen=True):
     slo: Slo | None = None
     online: dict[str, StoredSearch] | None = None
     warnings: list[str] = []
+    attempts: list[Attempt] = []
+    calibration: Calibration | None = None
 
 
 class _Version(msgspec.Struct):

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from reports.metadata import Repetition
 
 
-def problem(what: str, where: str, found: str, expected: str, fix: str) -> str:
-    """The line."""
-    return f"{what}: {where}: found {found}, expected {expected}; {fix}"
+class Problem(msgspec.Struct, frozen=True):
+    """Why a run is no result: what is wrong, where, and what to do about it."""
+
+    what: str
+    where: str
+    found: str
+    expected: str
+    fix: str
+
+    @property
+    def line(self) -> str:
+        """All of it, as people see it."""
+        return f"{self.what}: {self.where}: found {self.found}, expected {self.expected}; {self.fix}"
 
 
 def where(repetition: Repetition) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from reports.latency import PARTS, Distribution
@@ -21,7 +21,7 @@ def result_tables(run: StoredRun, summary: Summary) -> list[Table]:
         told = [served_table(summary.online), point_table(summary.online), point_ttft_table(summary.online)]
     else:
         told = [
-            _latencies(summary),
+            policy_table(summary),
             _ttft_parts(summary),
             ablation_table(run, summary),
             balance_table(summary),
@@ -30,7 +30,8 @@ def result_tables(run: StoredRun, summary: Summary) -> list[Table]:
     return [*told, _amounts(run, summary), *nics, _pairs(summary)]
 
 
-def _latencies(summary: Summary) -> Table:
+def policy_table(summary: Summary, figures: Sequence[str] = ("mean", "p50", "p90", "p99")) -> Table:
+    """JCT and latencies by policy; of latencies these ``figures``."""
     policies = summary.policies.values()
 
     def each(show: Callable[[PolicyMetrics], str]) -> list[str]:
@@ -56,7 +57,7 @@ def _latencies(summary: Summary) -> Table:
         ("TPOT", lambda m: (m.tpot_s, m.tpot_real_s)),
     ]
     for label, read in measures:
-        for name in ("mean", "p50", "p90", "p99"):
+        for name in figures:
             pairs = [read(metrics) for metrics in policies]
             cells = [
                 ABSENT if emulated[name] is None else f"{seconds(emulated[name])} / {seconds(real[name])}"

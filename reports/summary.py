@@ -12,12 +12,15 @@ from reports.atomic_file import write_atomically
 from reports.balance import Balance, balance
 from reports.bottleneck import bottleneck
 from reports.comparison import Comparison, Metric, compare, metric_of
+from reports.emulation_gates import self_checks
+from reports.evidence import Evidence
+from reports.gates import Judgement, judge
 from reports.metadata import Emulation
 from reports.metrics import PolicyMetrics, policy_metrics
 from reports.online import Online, online
 from reports.stored_run import StoredRun
-from reports.validity import judge
 from reports.verdict import NO_PAIR, verdict
+from reports.warnings import warnings
 
 FORMAT_VERSION = 2
 """1: first version. 2: finding, balance, ablation, online; agent_jct_s was session_completion_s."""
@@ -41,6 +44,8 @@ class Summary(msgspec.Struct, frozen=True):
     finding: str
     problems: list[str]
     warnings: list[str]
+    gates: list[Judgement]
+    resumed: bool
     trace: dict[str, Any]
     scale: dict[str, float]
     policies: dict[str, PolicyMetrics]
@@ -58,7 +63,9 @@ def analyse(run: StoredRun) -> Summary:
     """Metrics of every policy, then the gates, then what was found, in words."""
     metadata = run.metadata
     policies = {name: policy_metrics(run, name, run.complete(name)) for name in run.policies}
-    gates = judge(run, policies)
+    evidence = Evidence(run, policies)
+    gates = judge(evidence)
+    problems = [problem.line for gate in gates for problem in gate.problems]
     served = online(run)
     metric = metric_of(run)
     pairwise = [] if served else [_compared(policies, metric, *pair) for pair in combinations(policies, 2)]
@@ -72,11 +79,13 @@ def analyse(run: StoredRun) -> Summary:
         run_id=metadata.run_id,
         experiment=str(metadata.experiment.get("name", "")),
         status=metadata.status,
-        valid=not gates.problems,
-        verdict=verdict(finding, wanted, known_bounds, gates.problems),
+        valid=not problems,
+        verdict=verdict(finding, wanted, known_bounds, problems),
         finding=finding,
-        problems=gates.problems,
-        warnings=gates.warnings,
+        problems=problems,
+        warnings=warnings(evidence),
+        gates=gates,
+        resumed=len(metadata.attempts) > 1,
         trace=msgspec.to_builtins(metadata.trace),
         scale=msgspec.to_builtins(metadata.scale),
         policies=policies,
@@ -87,7 +96,9 @@ def analyse(run: StoredRun) -> Summary:
         ablation=[] if served else ablation(run, policies),
         online=served,
         bottlenecks=known_bounds,
-        emulation=EmulationSummary(**msgspec.structs.asdict(metadata.emulation), checks=gates.checks),
+        emulation=EmulationSummary(
+            **msgspec.structs.asdict(metadata.emulation), checks=self_checks(evidence)
+        ),
     )
 
 
