@@ -71,8 +71,8 @@ def _policy(metadata: Metadata, summary: Summary, name: str) -> Case:
     complete = len(metrics.jct_s)
     outcome = None
     if complete < max(expected, 1):
-        found, wanted = f"{complete} complete repetitions", str(max(expected, 1))
-        problem = Problem("policy not measured in full", name, found, wanted, "repeat or resume the run")
+        wanted = f"{max(expected, 1)} complete repetitions"
+        problem = Problem("policy not measured in full", name, str(complete), wanted, "repeat the run")
         outcome = Outcome("failure", problem.line)
     bound = {"bottleneck": summary.bottlenecks[name]} if name in summary.bottlenecks else {}
     return Case(
