@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from run_driver import (
@@ -27,6 +29,8 @@ needs_namespaces = pytest.mark.skipif(
     NO_NAMESPACES is not None, reason=f"no network namespaces: {NO_NAMESPACES}"
 )
 pytestmark = pytest.mark.cluster
+
+LOG_LINE = re.compile(r"[0-9-]{10}T[0-9:]{8}Z +[0-9.]+ s  [ -~]+\n")
 
 RECORDS = [
     "experiment.toml",
@@ -129,8 +133,15 @@ def test_report_again_gives_the_same_analysis(finished: tuple[CommandRun, str]) 
 
 def test_loopback_without_privileges_or_links(tmp_path: Path) -> None:
     before = interfaces()
-    with CommandRun(write_experiment(tmp_path), tmp_path, "--mode", "loopback") as run:
+    junit, section = tmp_path / "junit.xml", tmp_path / "section.md"
+    options = ["--mode", "loopback", "--junit", str(junit), "--summary", str(section)]
+    with CommandRun(write_experiment(tmp_path), tmp_path, *options) as run:
         stdout = finish_exactly(run)
+    assert all(LOG_LINE.fullmatch(line) for line in run.errors), run.errors
+    cases = {case.get("name"): case for case in ElementTree.parse(junit).iter("testcase")}
+    assert cases["run"].find("error") is cases["bytes_read"].find("failure") is None
+    assert cases["storage_nic_bytes"].find("skipped") is not None
+    assert str(run.directory / "report.html") in section.read_text().replace("\\", "")
     assert run.metadata["emulation"]["mode"] == "loopback"
     assert run.metadata["emulation"]["storage"] == "posix"
     assert str(run.directory / "report.html") in stdout

@@ -6,6 +6,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import psutil
 import pytest
@@ -67,10 +68,15 @@ def test_a_killed_process_ends_the_run_by_name(tmp_path: Path, victim: str, name
 
 
 def test_an_agent_killed_before_the_replay(tmp_path: Path) -> None:
-    with CommandRun(write_experiment(tmp_path, measurement={"ceiling_s": 5}), tmp_path) as run:
+    junit = tmp_path / "junit.xml"
+    experiment = write_experiment(tmp_path, measurement={"ceiling_s": 5})
+    with CommandRun(experiment, tmp_path, "--junit", str(junit)) as run:
         run.until_line("measuring storage ceilings")
+        assert "the run has not ended" in junit.read_text()
         status, _, errors = run.disturb_and_end(run.members()["p0"])
     assert status == 3
+    [error] = ElementTree.parse(junit).iter("error")
+    assert errors == f"dualpath: {error.get('message')}\n"
     assert errors.startswith("dualpath: host p0: its agent process ended")
     assert "while measuring storage ceilings" in errors
     assert len(run.table("turns.parquet")) == 0
