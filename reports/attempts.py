@@ -56,7 +56,7 @@ def ranges(numbers: Sequence[int]) -> str:
 def attempt_text(attempt: Attempt) -> str:
     """``repetitions 0-2 (began ..., interrupted while ...)``."""
     measured = f"repetitions {ranges(attempt.repetitions)}" if attempt.repetitions else "none"
-    ended = f", {attempt.ended}" if attempt.ended else ""
+    ended = f", {' '.join(attempt.ended.split())}" if attempt.ended else ""  # may quote log lines
     return f"{measured} (began {attempt.began_at}{ended})"
 
 

@@ -62,7 +62,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Lets ``dualpath run`` find these records measured, and end as given."""
 
     def prepare(builder: StoredRunBuilder | None, error: BaseException | None = None) -> None:
-        def measure(_: object, directory: Path, *__: object) -> RunStore:
+        def measure(_: object, directory: Path, *__: object, **___: object) -> RunStore:
             if builder is not None:
                 builder.write(directory)
             if error is not None:
@@ -202,7 +202,7 @@ def test_while_it_runs_and_after_kill_9_yesterdays_file_is_gone(
     wanted.junit.write_text("yesterday's")
     seen = {}
 
-    def measure(*_: object) -> RunStore:
+    def measure(*_: object, **__: object) -> RunStore:
         seen.update(wanted.outcomes("error"))
         raise HostError("p0", "lost")
 
