@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from statistics import fmean
 
-from reports.attempts import attempt_text
+from reports.attempts import attempts_in_words
 from reports.calibration import calibration_text
 from reports.gates import Judgement
 from reports.junit_xml import Case, Outcome, Suite, to_xml
@@ -137,7 +137,7 @@ def _circumstances(metadata: Metadata) -> dict[str, str]:
         "storage": emulation.storage,
         "transport": emulation.transport,
         "calibration": calibration_text(metadata.calibration) if metadata.calibration else "none",
-        "attempts": "; ".join(map(attempt_text, metadata.attempts)) or "one",
+        "attempts": "; ".join(attempts_in_words(metadata)) or "one",
     }
 
 

@@ -104,8 +104,9 @@ class Ceiling(msgspec.Struct, frozen=True):
 class Attempt(msgspec.Struct, frozen=True):
     """One go at a run, which is resumed or retried in others until all repetitions are complete.
 
-    ``repetitions`` are those that it measured; ``ended`` is how, in words, and empty while it goes on. The
-    run's own ``hosts`` and ``ceilings`` are those of its last attempt.
+    ``repetitions`` are those that it began, and one that failed is in a later attempt again; ``ended`` is
+    how, in words, and empty while it goes on. The run's own ``hosts`` and ``ceilings`` are those of its last
+    attempt.
     """
 
     began_at: str

@@ -43,6 +43,8 @@ def test_a_control_node_killed_in_repetition_3_of_6(tmp_path: Path) -> None:
     assert [r["repetition"] for r in run.metadata["repetitions"]] == [0, 1, 2, 3, 4, 5]
     after = run.table("turns.parquet")
     assert after[after["repetition"] < 2].equals(before)
+    assert run.summary["resumed"]
+    assert run.summary["warnings"][0].startswith("resumed: repetitions 0-1 (began ")
     assert run.metadata["attempts"][0]["ended"] == "the control node ended without a word"
     assert not any("1/6" in line or "2/6" in line for line in run.errors)
 
@@ -66,6 +68,8 @@ def test_a_killed_agent_costs_one_attempt(tmp_path: Path) -> None:
     assert first[0] == 0
     assert second == list(range(first[-1], 6))
     assert "killed by signal 9" in run.metadata["attempts"][0]["ended"]
+    kept = f"then repetitions {second[0]}-5 (began "
+    assert kept in run.summary["warnings"][0]
     assert_exact(run)
 
 

@@ -119,6 +119,17 @@ def test_an_attempt_that_measured_nothing_is_compared_with_nothing(tmp_path: Pat
     assert f"then none (began {SECOND}, host d0: no route to host), then " in line
 
 
+def test_a_repetition_that_was_measured_again_is_the_later_attempts(tmp_path: Path) -> None:
+    builder = resumed(speedup=1.1)
+    failed = {"began_at": SECOND, "repetitions": [2], "ended": "host d0: lost;\nits last lines: x"}
+    builder.metadata["attempts"].insert(1, failed)
+    builder.metadata["attempts"][0]["repetitions"] = [0, 1, 2]
+    run, summary = analysed(builder, tmp_path)
+    assert [row[2] for row in table(run, summary, "Attempts").rows] == ["0-1", "none", "2-3"]
+    assert f"then none (began {SECOND}, host d0: lost; its last lines: x), then " in summary.warnings[0]
+    assert [line.split()[0] for line in summary.warnings] == ["resumed:", "ceiling", "ceiling"]
+
+
 def test_a_calibration_that_holds_is_shown_beside_the_ceilings(tmp_path: Path) -> None:
     run, summary = analysed(calibrated(), tmp_path)
     assert summary.warnings == []
