@@ -26,11 +26,13 @@ test: setup
 lint: setup
 	@$(VENV)/bin/tox run -e lint
 
+COMPILE := $(VENV)/bin/python -m piptools compile --generate-hashes --no-emit-index-url --no-emit-trusted-host \
+  --no-emit-find-links --no-emit-options --strip-extras --allow-unsafe
+
 lock:
 	$(VENV)/bin/python -m pip install --quiet pip-tools
-	$(VENV)/bin/python -m piptools compile --generate-hashes --no-emit-index-url --no-emit-trusted-host \
-	  --no-emit-find-links --no-emit-options --strip-extras --allow-unsafe \
-	  --output-file requirements/dev.lock pyproject.toml requirements/dev.in
+	$(COMPILE) --output-file requirements/dev.lock pyproject.toml requirements/dev.in
+	$(COMPILE) --output-file harness/bundle/hosts.lock requirements/hosts.in
 
 clean:
 	rm -rf $(VENV) .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build
