@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from bundle_hosts import LocalHosts, pythons, rack
 
-from harness.bundle import Installed, deploy_bundle
+from harness.bundle import Installed, deploy_bundle, prune_bundles
 from harness.bundle.lock import lock_text
+from harness.cluster import probe
+from harness.inventory import load_inventory
 
 PYTHONS = pythons(range(11, 15))
 BARE = {"PATH": "/usr/bin:/bin"}
@@ -38,8 +40,8 @@ def pip(*arguments: str) -> str:
 
 
 @pytest.fixture
-def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHosts:
-    """One for each Python that this machine has; where the smallest package can be fetched."""
+def wheelhouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty one, where the smallest package can be fetched."""
     lock = lock_text()
     smallest = tmp_path / "psutil.lock"
     smallest.write_text(lock[lock.index("\npsutil==") :], encoding="utf-8")
@@ -47,6 +49,11 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHosts:
     pip("download", *binary, "--dest", str(tmp_path), "--requirement", str(smallest))
     monkeypatch.setenv("PIP_CACHE_DIR", pip("cache", "dir"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, wheelhouse: None) -> LocalHosts:
+    """One for each Python that this machine has."""
     hosts = LocalHosts(tmp_path, [f"decode{n}" for n in range(len(PYTHONS))])
     for host, python in zip(hosts.hosts, PYTHONS, strict=True):
         hosts.give_python(host, python)
@@ -86,3 +93,25 @@ def test_an_environment_is_shown_the_pyverbs_of_the_distribution(hosts: LocalHos
         "from hosts.transport.verbs.library import require_pyverbs as r; r(); import pyverbs; print(pyverbs)"
     )
     assert str(DISTRIBUTIONS_PYVERBS) in bare([f"{there.environment}/bin/python", "-I", "-c", source])
+
+
+def test_agents_start_behind_sshd(tmp_path: Path, wheelhouse: None) -> None:
+    racks = pytest.importorskip("racks.sshd_lab")
+    launchers = pytest.importorskip("harness.launchers")
+    if obstacle := probe().unavailable.get("network_namespaces") or racks.OBSTACLE:
+        pytest.skip(obstacle)
+
+    async def deploy_twice() -> None:
+        inventory = load_inventory(lab.inventory)
+        async with launchers.open_launcher(inventory) as launcher:
+            installed = await deploy_bundle(launcher, inventory, progress=lambda line: None)
+            for host, there in installed.items():
+                done = await launcher.run(host, there.argv("hosts.agent", "--help"))
+                assert done.stdout.startswith(b"usage: dualpath-agent"), done.stderr
+            began_at = time.monotonic()
+            assert await deploy_bundle(launcher, inventory, progress=lambda line: None) == installed
+            assert time.monotonic() - began_at < SECOND_DEPLOYMENT_S * len(installed)
+            assert await prune_bundles(launcher, inventory) == []
+
+    with racks.sshd_lab(tmp_path) as lab:
+        lab.inside(lambda: asyncio.run(deploy_twice()))
