@@ -1,0 +1,74 @@
+"""Whose host keys are trusted: known_hosts files (sshd(8)), read once. There is no way around them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import asyncssh
+
+from harness.host_error import HostError
+
+_DEFAULT_FILES = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
+_SSH_PORT = 22
+
+
+class KnownHosts:
+    """The host keys in ``path``, or in the user's and the system's files where that is empty.
+
+    Raises HostError for a file that cannot be read; of the default ones, any may be missing.
+    """
+
+    def __init__(self, path: str) -> None:
+        expected = [Path(name).expanduser() for name in ([path] if path else _DEFAULT_FILES)]
+        self._files = [file for file in expected if path or file.exists()]
+        self._add_to = shlex.quote(str(expected[0]))
+        try:
+            self.entries = asyncssh.read_known_hosts([str(file) for file in self._files])
+        except (OSError, ValueError) as error:
+            raise HostError("control", f"cannot read the known hosts: {error}") from error
+
+    def why_refused(self, address: str, port: int, key: asyncssh.SSHKey) -> str:
+        """Why a host's key is not taken for that of ``address``, and what to do."""
+        found = _in_words(key)
+        if expected := self._known(address, port):
+            return self._changed(address, port, found, expected)
+        line = f"{_name(address, port)} {key.export_public_key().decode().strip()}"
+        return (
+            f"its host key is not known: {found}; fix: if that is what `ssh-keygen -lf "
+            f"/etc/ssh/ssh_host_{_file_kind(key)}_key.pub` says on the host: "
+            f"echo {shlex.quote(line)} >> {self._add_to}"
+        )
+
+    def why_of_another_kind(self, address: str, port: int, reason: str) -> str:
+        """Why none of a host's keys can be that of ``address``: only the known kinds were asked for."""
+        return self._changed(address, port, f"none of that kind ({reason})", self._known(address, port))
+
+    def _known(self, address: str, port: int) -> Sequence[asyncssh.SSHKey]:
+        other_port = port if port != _SSH_PORT else None
+        return asyncssh.match_known_hosts(self.entries, address, "", other_port)[0]
+
+    def _changed(self, address: str, port: int, found: str, expected: Sequence[asyncssh.SSHKey]) -> str:
+        name = shlex.quote(_name(address, port))
+        forget = "; ".join(f"ssh-keygen -R {name} -f {shlex.quote(str(file))}" for file in self._files)
+        return (
+            f"its host key is another than known: found {found}, expected "
+            f"{' or '.join(map(_in_words, expected))}: somebody may be in between; fix: if the host was "
+            f"installed anew: {forget}; and try again"
+        )
+
+
+def _in_words(key: asyncssh.SSHKey) -> str:
+    return f"{key.get_algorithm()} {key.get_fingerprint()}"
+
+
+def _name(address: str, port: int) -> str:
+    """As known_hosts has it."""
+    return address if port == _SSH_PORT else f"[{address}]:{port}"
+
+
+def _file_kind(key: asyncssh.SSHKey) -> str:
+    """As in the name of the file where sshd has a key of that kind."""
+    algorithm = key.get_algorithm()
+    return next((kind for kind in ("ed25519", "ecdsa") if kind in algorithm), "rsa")

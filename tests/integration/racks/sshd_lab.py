@@ -1,0 +1,191 @@
+"""A rack behind sshd: an emulated cluster, a real sshd in every host's namespace, an inventory that names them.
+
+with sshd_lab(directory) as lab:
+    lab.inside(lambda: asyncio.run(...))                       # on the control node
+    subprocess.run([*lab.prefix, "dualpath", ..., lab.inventory])
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import psutil
+import tomli_w
+
+from harness.cluster import ClusterHost, ClusterSpec
+from harness.cluster.emulated import EmulatedCluster
+
+SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+SPEC = ClusterSpec(1, 1, storage_nic_bytes_per_s=12.5e6, compute_nic_bytes_per_s=25e6)
+READY_TIMEOUT_S = 10.0
+
+
+def obstacle() -> str | None:
+    """Why there can be no sshd here, or None."""
+    if SSHD is None:
+        return "sshd is not installed: apt-get install openssh-server"
+    if os.geteuid() == 0 and _password_of("root").startswith("!"):
+        return "root is locked ('!' in /etc/shadow), and sshd without PAM lets no locked user in: usermod -p '*'"
+    return None
+
+
+def _password_of(user: str) -> str:
+    lines = (line.split(":") for line in Path("/etc/shadow").read_text().splitlines())
+    return next((fields[1] for fields in lines if fields[0] == user), "")
+
+
+class SshdLab:
+    """A rack that is up. ``key`` is the user's, that ``inventory`` names with ``known_hosts``.
+
+    Every host has a directory of its own, ``directory``/hosts/NAME, which it sees as ``home``, the inventory's.
+    """
+
+    def __init__(self, cluster: EmulatedCluster, directory: Path) -> None:
+        self.cluster = cluster
+        self.hosts = {host.name: host for host in cluster.hosts}
+        self.directory = directory
+        self.home = directory / "home"
+        self.key = directory / "id_ed25519"
+        self.known_hosts = directory / "known_hosts"
+        self.inventory = directory / "rack.toml"
+        self.prefix = ("nsenter", f"--net={cluster._namespaces['control'].path}", "--")
+
+    def inside(self, action: Callable[[], None]) -> None:
+        """Call something on the control node: in a thread that is on its network."""
+        self.cluster._namespaces["control"].run(action)
+
+    def start(self, name: str, *config: str) -> None:
+        """Start a host's sshd, with more lines for its sshd_config(5) in front, and wait until it answers."""
+        host = self.hosts[name]
+        file = self.directory / f"{name}.sshd_config"
+        file.write_text("".join(f"{line}\n" for line in (*config, *self._config(host))))
+        # In the mount namespace that every host has: sshd's directory, and the host's own.
+        setting = (
+            'mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && mount --bind "$1" "$2" && shift 2 && '
+            'exec "$@"'
+        )
+        own = self.directory / "hosts" / name
+        own.mkdir(parents=True, exist_ok=True)
+        log = self.log(name)
+        sshd = [str(SSHD), "-D", "-e", "-f", str(file)]
+        process = self.cluster.spawn(name, ["sh", "-c", setting, "sh", str(own), str(self.home), *sshd], log)
+        end_at = time.monotonic() + READY_TIMEOUT_S
+        while not self._answers(host):
+            with suppress(subprocess.TimeoutExpired):
+                raise RuntimeError(f"sshd of {name} ended with {process.wait(0.01)}: {log.read_text()}")
+            assert time.monotonic() < end_at, f"sshd of {name} does not answer: {log.read_text()}"
+
+    def log(self, name: str) -> Path:
+        """What a host's sshd says."""
+        return self.directory / f"{name}.sshd.log"
+
+    def kill_sshd(self, name: str) -> None:
+        """SIGKILL a host's sshd and what it has forked for each connection; commands are left."""
+        _kill([process for process in self.processes(name) if process.name() == "sshd"])
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """All that runs in a host's namespace."""
+        wanted = os.stat(str(self.hosts[name].namespace)).st_ino
+        found = []
+        for process in psutil.process_iter():
+            with suppress(OSError, psutil.NoSuchProcess):
+                if os.stat(f"/proc/{process.pid}/ns/net").st_ino == wanted:
+                    found.append(process)
+        return found
+
+    def write_inventory(self, file: Path, **launcher: Any) -> Path:
+        """An inventory of all hosts, its launcher section with changes."""
+        section = {"kind": "ssh", "user": "root", "key": str(self.key), "known_hosts": str(self.known_hosts)}
+        document = {
+            "scale": "experiment",
+            "control_address": self.cluster.control_address,
+            "directory": str(self.home),
+            "launcher": section | launcher,
+            "storage": {"url": self.cluster.storage_url},
+            "hosts": [self._described(host) for host in self.hosts.values()],
+        }
+        file.write_text(tomli_w.dumps(document))
+        return file
+
+    def _described(self, host: ClusterHost) -> dict[str, Any]:
+        described: dict[str, Any] = {"name": host.name, "role": host.role, "address": host.management_address}
+        if host.role == "storage":
+            return described | {"storage": {"mount": str(self.cluster.storage_root)}}
+        nics = {nic.network: {"name": nic.name, "address": nic.address} for nic in host.nics}
+        return described | {"storage_nic": nics["storage"], "compute_nics": [nics["compute"]]}
+
+    def _config(self, host: ClusterHost) -> Sequence[str]:
+        host_key = self.directory / f"{host.name}.host_key"
+        if not host_key.exists():
+            public = write_key(host_key)
+            with self.known_hosts.open("a") as file:
+                file.write(f"{host.management_address} {public}")
+        return (
+            f"ListenAddress {host.management_address}",
+            f"HostKey {host_key}",
+            f"AuthorizedKeysFile {self.directory}/authorized_keys",
+            "PidFile none",
+            "PermitRootLogin prohibit-password",
+            "PasswordAuthentication no",
+            "KbdInteractiveAuthentication no",
+            "StrictModes no",
+            "UsePAM no",
+            "UseDNS no",
+            "MaxStartups 100",
+            "LogLevel VERBOSE",
+        )
+
+    def _answers(self, host: ClusterHost) -> bool:
+        def greeting() -> bytes:
+            try:
+                with socket.create_connection((host.management_address, 22), timeout=1) as connection:
+                    return connection.recv(4)
+            except OSError:
+                return b""
+
+        return self.cluster._namespaces["control"].run(greeting) == b"SSH-"
+
+
+def write_key(file: Path) -> str:
+    """A new private key in a file; its public line."""
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    file.touch(mode=0o600)
+    file.write_bytes(key.export_private_key())
+    return key.export_public_key().decode()
+
+
+@contextmanager
+def sshd_lab(directory: Path, spec: ClusterSpec = SPEC) -> Iterator[SshdLab]:
+    """The rack, up; at the end all of it is gone but ``directory``."""
+    with EmulatedCluster(spec, scratch_parent=directory, state_dir=directory / "state") as cluster:
+        lab = SshdLab(cluster, directory)
+        try:
+            lab.home.mkdir()
+            (directory / "authorized_keys").write_text(write_key(lab.key))
+            for name in lab.hosts:
+                lab.start(name)
+            lab.write_inventory(lab.inventory)
+            yield lab
+        finally:
+            # Commands do not carry the run's id: sshd gives them an environment of their own.
+            _kill([process for name in lab.hosts for process in lab.processes(name)])
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+    psutil.wait_procs(processes, timeout=5)
+
+
+OBSTACLE = obstacle()
