@@ -24,13 +24,13 @@ class EmulatedCluster(Cluster):
     def _set_up(self, resources: ExitStack) -> None:
         self.mode = "user_namespaces" if inside_user_namespace() else "network_namespaces"
         topology = lay_out(self.spec)
-        switch = NetworkNamespace()
-        resources.callback(switch.close)
+        self._switch = NetworkNamespace()
+        resources.callback(self._switch.close)
         self._namespaces: dict[str, NetworkNamespace] = {}
         for endpoint in topology.endpoints:
             namespace = self._namespaces[endpoint.name] = NetworkNamespace()
             resources.callback(namespace.close)
-        connect_all(topology, switch, self._namespaces, self.spec.high_class)
+        connect_all(topology, self._switch, self._namespaces, self.spec.high_class)
         devices = self._rdma_devices(topology, resources) if self.spec.soft_roce else {}
         self.control_address = topology.control.address("management")
         self.hosts = tuple(

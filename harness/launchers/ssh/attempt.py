@@ -72,8 +72,6 @@ class Attempt(asyncssh.SSHClient):
         match error:
             case asyncssh.HostKeyNotVerifiable() if self.refused_key is not None:
                 return known_hosts.why_refused(to.address, to.port, self.refused_key)
-            case asyncssh.KeyExchangeFailed() if "host key" in error.reason:
-                return known_hosts.why_of_another_kind(to.address, to.port, error.reason)
             case asyncssh.PermissionDenied():
                 return _permission_denied(to, offer)
             case asyncssh.ChannelOpenError():

@@ -141,6 +141,7 @@ class Connections:
                     tunnel=via.ssh if via else None,
                     client_factory=lambda: attempt,
                     known_hosts=self._known_hosts.entries,
+                    server_host_key_algs=self._known_hosts.kinds(to.address, to.port),
                     username=to.user,
                     client_keys=offer.own(),
                     # What is not needed and would cost every connection something, most of all the user's files.

@@ -29,7 +29,7 @@ trap 'lost=1; [ -z "$child" ] || end' TERM HUP
 exec 3<&0 </dev/null
 {
   timeout "$lease" head -c "$bytes" <&3
-  [ $? -ne 124 ] || kill -s TERM 0
+  case $? in 124 | 143) kill -s TERM 0 ;; esac
   {
     while [ "$(timeout "$lease" dd bs=65536 count=1 <&3 | wc -c)" -gt 0 ]; do :; done
     kill -s TERM 0

@@ -12,6 +12,8 @@ from harness.host_error import HostError
 
 _DEFAULT_FILES = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 _SSH_PORT = 22
+_ECDSA = tuple(f"ecdsa-sha2-nistp{bits}" for bits in (256, 384, 521))
+_KINDS = ("ssh-ed25519", *_ECDSA, "rsa-sha2-512", "rsa-sha2-256")
 
 
 class KnownHosts:
@@ -29,10 +31,17 @@ class KnownHosts:
         except (OSError, ValueError) as error:
             raise HostError("control", f"cannot read the known hosts: {error}") from error
 
+    def kinds(self, address: str, port: int) -> list[str]:
+        """The kinds of host key to ask for, those first of which one is known: a host has several."""
+        keys, certified = self._matched(address, port)
+        known = [algorithm.decode() for key in keys for algorithm in key.sig_algorithms]
+        kinds = [kind for kind in known if kind in _KINDS] + [kind for kind in _KINDS if kind not in known]
+        return [f"{kind}-cert-v01@openssh.com" for kind in _KINDS if certified] + kinds
+
     def why_refused(self, address: str, port: int, key: asyncssh.SSHKey) -> str:
         """Why a host's key is not taken for that of ``address``, and what to do."""
         found = _in_words(key)
-        if expected := self._known(address, port):
+        if expected := self._matched(address, port)[0]:
             return self._changed(address, port, found, expected)
         line = f"{_name(address, port)} {key.export_public_key().decode().strip()}"
         return (
@@ -41,13 +50,10 @@ class KnownHosts:
             f"echo {shlex.quote(line)} >> {self._add_to}"
         )
 
-    def why_of_another_kind(self, address: str, port: int, reason: str) -> str:
-        """Why none of a host's keys can be that of ``address``: only the known kinds were asked for."""
-        return self._changed(address, port, f"none of that kind ({reason})", self._known(address, port))
-
-    def _known(self, address: str, port: int) -> Sequence[asyncssh.SSHKey]:
-        other_port = port if port != _SSH_PORT else None
-        return asyncssh.match_known_hosts(self.entries, address, "", other_port)[0]
+    def _matched(self, address: str, port: int) -> tuple[Sequence[asyncssh.SSHKey], bool]:
+        """The keys known for it, and whether there are authorities for it, too."""
+        found = asyncssh.match_known_hosts(self.entries, address, "", port if port != _SSH_PORT else None)
+        return found[0], bool(found[1])
 
     def _changed(self, address: str, port: int, found: str, expected: Sequence[asyncssh.SSHKey]) -> str:
         name = shlex.quote(_name(address, port))

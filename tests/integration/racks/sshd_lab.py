@@ -13,7 +13,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ import tomli_w
 
 from harness.cluster import ClusterHost, ClusterSpec
 from harness.cluster.emulated import EmulatedCluster
+from harness.cluster.namespaces import port as switch_port
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 SPEC = ClusterSpec(1, 1, storage_nic_bytes_per_s=12.5e6, compute_nic_bytes_per_s=25e6)
 READY_TIMEOUT_S = 10.0
+KILL_TIMEOUT_S = 5.0
 
 
 def obstacle() -> str | None:
@@ -58,6 +61,8 @@ class SshdLab:
         self.key = directory / "id_ed25519"
         self.known_hosts = directory / "known_hosts"
         self.inventory = directory / "rack.toml"
+        # Processes end with the thread that starts them: not the caller's, who may be ``inside``.
+        self.starter = ThreadPoolExecutor(1)
         self.prefix = ("nsenter", f"--net={cluster._namespaces['control'].path}", "--")
 
     def inside(self, action: Callable[[], None]) -> None:
@@ -78,7 +83,8 @@ class SshdLab:
         own.mkdir(parents=True, exist_ok=True)
         log = self.log(name)
         sshd = [str(SSHD), "-D", "-e", "-f", str(file)]
-        process = self.cluster.spawn(name, ["sh", "-c", setting, "sh", str(own), str(self.home), *sshd], log)
+        command = ["sh", "-c", setting, "sh", str(own), str(self.home), *sshd]
+        process = self.starter.submit(self.cluster.spawn, name, command, log).result()
         end_at = time.monotonic() + READY_TIMEOUT_S
         while not self._answers(host):
             with suppress(subprocess.TimeoutExpired):
@@ -93,6 +99,12 @@ class SshdLab:
         """SIGKILL a host's sshd and what it has forked for each connection; commands are left."""
         _kill([process for process in self.processes(name) if process.name() == "sshd"])
 
+    def set_link(self, name: str, state: str) -> None:
+        """``up`` or ``down`` a host's management link at the switch's end: nobody is told of it."""
+        switch = self.cluster._switch.path
+        port = switch_port("management", name)
+        subprocess.run(["nsenter", f"--net={switch}", "ip", "link", "set", port, state], check=True)
+
     def processes(self, name: str) -> list[psutil.Process]:
         """All that runs in a host's namespace."""
         wanted = os.stat(str(self.hosts[name].namespace)).st_ino
@@ -103,8 +115,10 @@ class SshdLab:
                     found.append(process)
         return found
 
-    def write_inventory(self, file: Path, **launcher: Any) -> Path:
-        """An inventory of all hosts, its launcher section with changes."""
+    def write_inventory(
+        self, file: Path, hosts: Mapping[str, Mapping[str, Any]] | None = None, **launcher: Any
+    ) -> Path:
+        """An inventory of all hosts, with changes to ``hosts`` by name and to the launcher section."""
         section = {"kind": "ssh", "user": "root", "key": str(self.key), "known_hosts": str(self.known_hosts)}
         document = {
             "scale": "experiment",
@@ -112,7 +126,9 @@ class SshdLab:
             "directory": str(self.home),
             "launcher": section | launcher,
             "storage": {"url": self.cluster.storage_url},
-            "hosts": [self._described(host) for host in self.hosts.values()],
+            "hosts": [
+                self._described(host) | (hosts or {}).get(host.name, {}) for host in self.hosts.values()
+            ],
         }
         file.write_text(tomli_w.dumps(document))
         return file
@@ -179,13 +195,24 @@ def sshd_lab(directory: Path, spec: ClusterSpec = SPEC) -> Iterator[SshdLab]:
         finally:
             # Commands do not carry the run's id: sshd gives them an environment of their own.
             _kill([process for name in lab.hosts for process in lab.processes(name)])
+            lab.starter.shutdown()
 
 
 def _kill(processes: Sequence[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGKILL)
-    psutil.wait_procs(processes, timeout=5)
+    end_at = time.monotonic() + KILL_TIMEOUT_S
+    while left := [process for process in processes if _runs(process)]:
+        assert time.monotonic() < end_at, f"outlived SIGKILL: {left}"
+        time.sleep(0.01)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 OBSTACLE = obstacle()
