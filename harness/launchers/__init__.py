@@ -21,7 +21,7 @@ async def open_launcher(inventory: Inventory) -> AsyncIterator[Launcher]:
     """
     try:
         launcher = await _open(inventory)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise HostError("control", f"{error.name} is not installed; fix: pip install {error.name}") from error
     try:
         yield launcher

@@ -14,7 +14,8 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A command that has ended. ``status``: its exit status, negative for the signal that ended it."""
+    """A command that has ended. ``status``: its exit status, negative for the signal that ended it; 127 if
+    there is no such command, which ``stderr`` says."""
 
     status: int
     stdout: bytes
@@ -52,7 +53,10 @@ class Launcher(Protocol):
     async def run(
         self, host: str, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 30.0
     ) -> Completed:
-        """Run a command to its end; one that takes longer than ``timeout_s`` is ended, and an error."""
+        """Run a command to its end; one that takes longer than ``timeout_s`` is ended, and an error.
+
+        What it leaves in its process group ends with it, as with ``start``.
+        """
         ...
 
     async def put(self, host: str, source: Path, destination: str, *, timeout_s: float = 120.0) -> None:
@@ -73,8 +77,8 @@ class Launcher(Protocol):
     ) -> Started:
         """Start a command that goes on running; ``stdin`` is all that it reads there, then its end.
 
-        What it prints is appended to ``log`` on this machine as it comes. ``environment`` is added to what
-        the host gives a command by itself.
+        What it prints is appended to ``log`` on this machine as it comes; the log's folder is made.
+        ``environment`` is added to what the host gives a command by itself.
         """
         ...
 

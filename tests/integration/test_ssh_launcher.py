@@ -21,7 +21,7 @@ from racks.sshd_lab import OBSTACLE, SshdLab, sshd_lab, write_key
 from harness.cluster import probe
 from harness.host_error import HostError
 from harness.inventory import load_inventory
-from harness.launchers import Launcher, Started, open_launcher
+from harness.launchers import Completed, Launcher, Started, open_launcher
 from harness.launchers.ssh.attempt import LOST_AFTER_S
 from harness.launchers.ssh.remote import LEASE_S
 
@@ -53,9 +53,7 @@ class Rack:
         hosts: Mapping[str, Mapping[str, Any]] | None = None,
         **launcher: Any,
     ) -> None:
-        inventory = load_inventory(
-            self.lab.write_inventory(self._directory / "own.toml", hosts, **launcher)
-        )
+        inventory = load_inventory(self.lab.write_inventory(self._directory / "own.toml", hosts, **launcher))
 
         async def run() -> None:
             async with asyncio.timeout(100), open_launcher(inventory) as opened:
@@ -190,10 +188,10 @@ def test_a_revoked_host_key(rack: Rack, tmp_path: Path) -> None:
 
 
 def test_known_hosts_that_cannot_be_read(rack: Rack, tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="host control: cannot read the known hosts: .*/missing"):
+    with pytest.raises(HostError, match=r"host control: cannot read the known hosts: .*/missing"):
         rack.over(works, known_hosts=str(tmp_path / "missing"))
     (tmp_path / "known").write_text("nonsense\n")
-    with pytest.raises(HostError, match="cannot read the known hosts: .*nonsense"):
+    with pytest.raises(HostError, match=r"cannot read the known hosts: .*nonsense"):
         rack.over(works, known_hosts=str(tmp_path / "known"))
 
 
@@ -269,7 +267,7 @@ def test_a_key_with_a_passphrase_is_the_agents_to_use(
     guarded.touch(mode=0o600)
     guarded.write_bytes(rack.lab.key.read_bytes())
     subprocess.run(["ssh-keygen", "-q", "-p", "-N", "a secret", "-f", guarded], check=True)
-    assert "guarded.pub, to know it in the agent, cannot be read" in rack.refusal(key=str(guarded))
+    assert f"cannot read {guarded}.pub, to know in the agent" in rack.refusal(key=str(guarded))
     (tmp_path / "guarded.pub").write_bytes(key.export_public_key())
     assert f"is not in the agent; fix: ssh-add {guarded}" in rack.refusal(key=str(guarded))
     with agent(monkeypatch, tmp_path):
@@ -362,11 +360,10 @@ async def works_on(launcher: Launcher, host: str) -> None:
     assert (await launcher.run(host, ["echo", "hello"])).stdout == b"hello\n"
 
 
-def test_no_more_sessions_than_sshd_allows(rack: Rack) -> None:
+def test_no_more_sessions_than_sshd_allows(rack: Rack, tmp_path: Path) -> None:
     async def test(launcher: Launcher) -> None:
-        first = asyncio.create_task(launcher.run("p0", ["sleep", "5"]))
-        await asyncio.sleep(1)
-        with pytest.raises(HostError, match="sshd refuses another session: .* MaxSessions") as caught:
+        first, _ = await run_for_long(launcher, "p0", tmp_path)
+        with pytest.raises(HostError, match=r"sshd refuses another session: .* MaxSessions") as caught:
             await launcher.run("p0", ["true"])
         assert caught.value.host == "p0"
         first.cancel()
@@ -422,9 +419,28 @@ def test_a_jump_host_that_is_none(rack: Rack, jump: str) -> None:
 async def start_for_long(launcher: Launcher, host: str, directory: Path) -> tuple[Started, psutil.Process]:
     log = directory / f"{host}.log"
     started = await launcher.start(host, ["sh", "-c", "echo $$; exec sleep 300"], stdin=b"", log=log)
-    while not log.read_text().endswith("\n"):
+    return started, await process_in(log)
+
+
+async def run_for_long(
+    launcher: Launcher, host: str, directory: Path
+) -> tuple[asyncio.Task[Completed], psutil.Process]:
+    file = directory / "pid"
+    argv = ["sh", "-c", 'echo $$ >"$0"; exec sleep 300', str(file)]
+    return asyncio.create_task(launcher.run(host, argv, timeout_s=300)), await process_in(file)
+
+
+async def process_in(file: Path) -> psutil.Process:
+    """Of which a command writes the id to a file."""
+
+    def written() -> str:
+        return file.read_text() if file.exists() else ""
+
+    end_at = time.monotonic() + SOON_S
+    while not written().endswith("\n"):
+        assert time.monotonic() < end_at, f"nothing in {file}"
         await asyncio.sleep(0.02)
-    return started, psutil.Process(int(log.read_text()))
+    return psutil.Process(int(written()))
 
 
 async def gone(process: psutil.Process, within_s: float) -> None:
@@ -438,12 +454,7 @@ async def gone(process: psutil.Process, within_s: float) -> None:
 def test_an_sshd_that_is_killed_ends_what_runs_and_is_connected_to_again(rack: Rack, tmp_path: Path) -> None:
     async def test(launcher: Launcher) -> None:
         started, process = await start_for_long(launcher, "d0", tmp_path)
-        pid_file = tmp_path / "pid"
-        command = ["sh", "-c", 'echo $$ >"$0.new"; mv "$0.new" "$0"; exec sleep 300', str(pid_file)]
-        running = asyncio.create_task(launcher.run("d0", command, timeout_s=200))
-        while not pid_file.exists():
-            await asyncio.sleep(0.02)
-        command_process = psutil.Process(int(pid_file.read_text()))
+        running, command_process = await run_for_long(launcher, "d0", tmp_path)
         rack.lab.kill_sshd("d0")
         async with asyncio.timeout(SOON_S):
             assert (await started.wait()).startswith("lost: ")

@@ -116,4 +116,3 @@ def _permission_denied(to: Destination, offer: Offer) -> str:
         f"permission denied for user {to.user} at {to.address}:{to.port} (tried {keys}); fix: {command}, or "
         "set 'user' or 'key' in the inventory to what sshd accepts"
     )
-

@@ -109,7 +109,9 @@ class Connections:
         via: Connection | None = None
         for level, jump in enumerate(self._jumps):
             # One for all hosts: a default argument, as the next one is made through this one.
-            def make(jump: Destination = jump, via: Connection | None = via) -> Coroutine[Any, Any, Connection]:
+            def make(
+                jump: Destination = jump, via: Connection | None = via
+            ) -> Coroutine[Any, Any, Connection]:
                 return self._connect(jump, via)
 
             try:
@@ -144,13 +146,15 @@ class Connections:
                     server_host_key_algs=self._known_hosts.kinds(to.address, to.port),
                     username=to.user,
                     client_keys=offer.own(),
-                    # What is not needed and would cost every connection something, most of all the user's files.
+                    # Twice as fast as the default, where CPUs have AES.
+                    encryption_algs="^aes128-gcm@openssh.com",
+                    compression_algs=["none"],
+                    # Everything else that a user's files or session could bring in.
                     config=None,
                     agent_path=None,
                     preferred_auth="publickey",
                     gss_host=None,
                     x509_trusted_certs=None,
-                    compression_algs=["none"],
                     keepalive_interval=KEEPALIVE_S,
                     keepalive_count_max=KEEPALIVES_MISSED,
                 )

@@ -49,16 +49,10 @@ class UserKeys:
             self._agent.close()
 
     async def _of_file(self, path: str) -> Offer:
-        file = Path(path).expanduser()
-        if pairs := _read(file):
+        if pairs := _read(path):
             return Offer(pairs, (path,))
         # Behind a passphrase, which nobody is here to type: then the agent has to have it.
-        try:
-            wanted = asyncssh.read_public_key(f"{file}.pub").public_data
-        except (OSError, asyncssh.KeyImportError) as error:
-            raise NoKeyError(
-                f"key {path} has a passphrase, and {path}.pub, to know it in the agent, cannot be read: {error}"
-            ) from error
+        wanted = _public_data(f"{path}.pub")
         held = tuple(pair for pair in await self._held() if pair.key_public_data == wanted)
         if not held:
             raise NoKeyError(
@@ -70,10 +64,9 @@ class UserKeys:
     async def _of_user(self) -> Offer:
         pairs = list(await self._held())
         names = [f"{pair.get_comment()} (in the agent)" for pair in pairs]
-        for path in _DEFAULT_FILES:
-            file = Path(path).expanduser()
+        for path in filter(_exists, _DEFAULT_FILES):
             known = {pair.key_public_data for pair in pairs}
-            found = [pair for pair in _read(file) if pair.key_public_data not in known] if file.exists() else []
+            found = [pair for pair in _read(path) if pair.key_public_data not in known]
             pairs += found
             names += [path] if found else []
         if not pairs:
@@ -93,9 +86,22 @@ class UserKeys:
             return ()
 
 
-def _read(file: Path) -> tuple[asyncssh.SSHKeyPair, ...]:
-    """The key in a file, with its certificate before it where there is one; nothing if it has a passphrase."""
+def _exists(path: str) -> bool:
+    return Path(path).expanduser().exists()
+
+
+def _read(path: str) -> tuple[asyncssh.SSHKeyPair, ...]:
+    """The key in a file, before it its certificate where there is one; nothing if it has a passphrase."""
     try:
-        return tuple(asyncssh.load_keypairs(str(file), ignore_encrypted=True))
+        return tuple(asyncssh.load_keypairs(str(Path(path).expanduser()), ignore_encrypted=True))
     except (OSError, asyncssh.KeyImportError) as error:
-        raise NoKeyError(f"cannot read key {file}: {error}") from error
+        raise NoKeyError(f"cannot read key {path}: {error}") from error
+
+
+def _public_data(path: str) -> bytes:
+    try:
+        return asyncssh.read_public_key(Path(path).expanduser()).public_data
+    except (OSError, asyncssh.KeyImportError) as error:
+        raise NoKeyError(
+            f"cannot read {path}, to know in the agent the key that has a passphrase: {error}"
+        ) from error

@@ -8,6 +8,7 @@ that has left its process group is on its own.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
 from collections.abc import Mapping, Sequence
@@ -54,7 +55,7 @@ class SshHosts:
             ended = False
             try:
                 async with asyncio.timeout(timeout_s):
-                    process.stdin.write(stdin)
+                    _write(process, stdin)
                     done = await process.wait()
                 ended = True
             except TimeoutError:
@@ -71,7 +72,7 @@ class SshHosts:
         connection = await self._connection(host)
         draft = f"{destination}.{secrets.token_hex(4)}.part"
         async with connection.sessions:
-            line = put_line(source.stat().st_size, draft, destination, timeout_s)
+            line = put_line(os.stat(source).st_size, draft, destination, timeout_s)
             process = await _session(host, connection, line)
             try:
                 async with asyncio.timeout(timeout_s):
@@ -100,7 +101,7 @@ class SshHosts:
         connection = await self._connection(host)
         log.parent.mkdir(parents=True, exist_ok=True)
         process = await _session(host, connection, start_line(argv, len(stdin), environment or {}))
-        process.stdin.write(stdin)
+        _write(process, stdin)
         started = SshProcess(process, connection, log.open("ab", buffering=0))
         self._running.add(started)
         started.end.add_done_callback(lambda _: self._running.discard(started))
@@ -141,8 +142,7 @@ class SshProcess:
 
     def beat(self) -> None:
         """Let it go on for another lease."""
-        with suppress(OSError):
-            self._process.stdin.write(BEAT)
+        _write(self._process, BEAT)
 
     async def kill(self) -> None:
         """End it, and wait until it has; no longer than a few seconds."""
@@ -152,7 +152,8 @@ class SshProcess:
     async def _until_ended(self, log: BinaryIO) -> str:
         with log, suppress(asyncssh.Error, OSError):  # which are told of below
             while piece := await self._process.stdout.read(_PIECE_BYTES):
-                log.write(piece)
+                with suppress(OSError):  # a full disk here is nothing to hold it up for
+                    log.write(piece)
         await self._process.wait_closed()
         status = self._process.returncode
         return f"lost: {self._connection.lost}" if status is None else how_it_ended(_status(status))
@@ -167,6 +168,11 @@ async def _session(host: str, connection: Connection, line: str) -> _Process:
         raise HostError(
             host, f"sshd refuses another session: {error}; fix: a larger MaxSessions in its sshd_config"
         ) from error
+
+
+def _write(process: _Process, content: bytes) -> None:
+    with suppress(OSError):  # it has ended already, which is told where it is waited for
+        process.stdin.write(content)
 
 
 async def _feed(process: _Process, source: Path) -> None:

@@ -1,1 +1,1 @@
-"""Racks to test against: hosts that are network namespaces, with the real thing in them that starts agents."""
+"""Racks to test against: hosts that are network namespaces, and in each what starts agents there."""

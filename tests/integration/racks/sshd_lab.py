@@ -1,4 +1,4 @@
-"""A rack behind sshd: an emulated cluster, a real sshd in every host's namespace, an inventory that names them.
+"""A rack behind sshd: an emulated cluster, a real sshd in every host's namespace, and their inventory.
 
 with sshd_lab(directory) as lab:
     lab.inside(lambda: asyncio.run(...))                       # on the control node
@@ -35,10 +35,12 @@ KILL_TIMEOUT_S = 5.0
 
 def obstacle() -> str | None:
     """Why there can be no sshd here, or None."""
-    if SSHD is None:
-        return "sshd is not installed: apt-get install openssh-server"
+    if SSHD is None or shutil.which("ssh-keygen") is None:
+        return "sshd is not installed: apt-get install openssh-server openssh-client"
     if os.geteuid() == 0 and _password_of("root").startswith("!"):
-        return "root is locked ('!' in /etc/shadow), and sshd without PAM lets no locked user in: usermod -p '*'"
+        return (
+            "root is locked ('!' in /etc/shadow), and sshd without PAM lets no locked user in: usermod -p '*'"
+        )
     return None
 
 
@@ -50,7 +52,8 @@ def _password_of(user: str) -> str:
 class SshdLab:
     """A rack that is up. ``key`` is the user's, that ``inventory`` names with ``known_hosts``.
 
-    Every host has a directory of its own, ``directory``/hosts/NAME, which it sees as ``home``, the inventory's.
+    Every host has a directory of its own, ``directory``/hosts/NAME, and sees it as ``home``, which is the
+    inventory's.
     """
 
     def __init__(self, cluster: EmulatedCluster, directory: Path) -> None:
@@ -150,6 +153,9 @@ class SshdLab:
             f"ListenAddress {host.management_address}",
             f"HostKey {host_key}",
             f"AuthorizedKeysFile {self.directory}/authorized_keys",
+            # bash looks into ~/.bashrc for sshd unless it seems to be inside another shell. That file is this
+            # machine's, with a PATH of its own, and the hosts are to have none.
+            "SetEnv SHLVL=1",
             "PidFile none",
             "PermitRootLogin prohibit-password",
             "PasswordAuthentication no",

@@ -17,7 +17,7 @@ import pytest
 from harness.launchers.ssh import remote
 
 ENDS_WITHIN_S = 10.0
-PAIR = 'echo $$; sleep 300 & echo $!; wait'
+PAIR = "echo $$; sleep 300 & echo $!; wait"
 
 
 @pytest.fixture(params=["dash", "bash", "busybox"])
