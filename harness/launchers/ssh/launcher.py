@@ -11,6 +11,7 @@ import asyncio
 import os
 import secrets
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ from harness.launchers.ssh.remote import BEAT, BEAT_S, put_line, run_line, start
 from harness.launchers.words import cannot_put, how_it_ended, shown, took_too_long, unknown_host
 
 _END_TIMEOUT_S = 5.0
+_SESSION_TIMEOUT_S = 5.0
+_SESSION_PAUSE_S = 0.1
 _PIECE_BYTES = 1 << 18
 _BIGGEST_STATUS = 128
 """A shell says 128 and the signal's number of a command that a signal has ended."""
@@ -160,14 +163,20 @@ class SshProcess:
 
 
 async def _session(host: str, connection: Connection, line: str) -> _Process:
-    try:
-        return await connection.ssh.create_process(line, encoding=None, request_pty=False)
-    except (OSError, asyncssh.Error) as error:
-        if connection.lost:
-            raise HostError(host, f"lost: {connection.lost}") from error
-        raise HostError(
-            host, f"sshd refuses another session: {error}; fix: a larger MaxSessions in its sshd_config"
-        ) from error
+    """A command's session. Where sshd allows no more of them it is asked again for a while: it may not have
+    noticed yet that one is over."""
+    end_at = time.monotonic() + _SESSION_TIMEOUT_S
+    while True:
+        try:
+            return await connection.ssh.create_process(line, encoding=None, request_pty=False)
+        except (OSError, asyncssh.Error) as error:
+            if connection.lost:
+                raise HostError(host, f"lost: {connection.lost}") from error
+            if time.monotonic() > end_at:
+                raise HostError(
+                    host, f"sshd allows no further session: {error}; fix: a larger MaxSessions in sshd_config"
+                ) from error
+        await asyncio.sleep(_SESSION_PAUSE_S)
 
 
 def _write(process: _Process, content: bytes) -> None:
