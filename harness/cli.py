@@ -23,6 +23,7 @@ from harness.experiment import Experiment, ExperimentError, load_experiment, shi
 from harness.host_error import HostError
 from harness.orchestrator import measure
 from harness.outputs import FailBelowOption, JunitOption, Outputs, SummaryOption
+from harness.preflight.cli import check, inventory
 from harness.progress import RunProgress
 from harness.run import DeadlineError
 from harness.run_store import RunDirectoryError, RunStoreError, default_directory, disk_error
@@ -48,6 +49,11 @@ app = typer.Typer(
 )
 app.add_typer(traces)
 app.add_typer(bench)
+app.add_typer(inventory)
+app.command(
+    "check",
+    epilog="Examples: `dualpath check --inventory rack.toml` · `dualpath check demo --inventory rack.toml`",
+)(check)
 
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Run directory [default: runs/NAME-TIME].", show_default=False)

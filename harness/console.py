@@ -11,6 +11,8 @@ from rich.console import Console
 
 # Lines stay lines: a terminal wraps them itself, and a file or pipe wants them whole.
 out = Console(highlight=False, markup=False, soft_wrap=True)
+notes = Console(highlight=False, markup=False, soft_wrap=True, stderr=True)
+"""For what is not the answer."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
 

@@ -21,7 +21,7 @@ from hosts.transport import Connection, Region, Transport, open_transport
 from workloads.layout import Span
 
 _ALIGNMENT_BYTES = 4096
-_BUFFER_SLACK = 0.5
+BUFFER_SLACK = 0.5
 """Memory beside the buffer, as a share of it, that makes up for holes."""
 _LOGGED_BLOCKS = 8
 _log = logging.getLogger("dualpath.host")
@@ -112,7 +112,7 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
         stack.push_async_callback(reads.close)
         transport = await open_transport(config.transport)
         stack.push_async_callback(transport.close)
-        slack_bytes = int(config.buffer_bytes * _BUFFER_SLACK)
+        slack_bytes = int(config.buffer_bytes * BUFFER_SLACK)
         arena = BufferArena(config.buffer_bytes, _ALIGNMENT_BYTES, slack_bytes, config.buffer_pages)
         region = transport.register(arena.view)
         storage.register(arena.view.data)

@@ -1,0 +1,125 @@
+"""The networks between hosts: NICs answer each other, through themselves, with packets of full size."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+
+from harness.inventory import ComputeNic, InventoryHost, StorageNic
+from harness.preflight.case import AS_ROOT, Case, Rack, listed
+from harness.preflight.checks.nics import RATE_TOLERANCE
+from harness.preflight.facts import Interface, Peer
+from harness.preflight.findings import Finding
+
+NO_ANSWER = "no answer"
+"""What the probe says of silence; anything else is the kernel's reason."""
+
+
+def peers(case: Case) -> Iterator[Finding]:
+    """Hosts of the other role are reached through the compute NIC, and answer there."""
+    reach = case.facts.reach
+    if reach is None or not case.host.compute_nics:
+        return
+    nic = case.host.compute_nics[0]
+    at = f"{nic.name}, {reach.source}"
+    alike: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for peer in reach.peers:
+        alike[_problem(peer, nic.name)].append(f"{peer.peer} ({peer.address})")
+    for (problem, kind), names in alike.items():
+        who = listed(names)
+        if kind == "none":
+            yield case.ok(
+                "compute network", f"{at}: answered by {who}, packets up to {reach.full_bytes} bytes"
+            )
+        elif kind == "silence":
+            yield case.warning(
+                "compute network",
+                f"{at}: no answer from {who}",
+                "are they on one network (VLAN, switch), and does no firewall drop UDP and ICMP there?",
+            )
+        elif kind == "mtu":
+            yield case.error(
+                "mtu",
+                f"{at}: packets of {reach.full_bytes} bytes do not get to {who} ({problem}), small ones do",
+                f"one MTU on both ends and the switches between: ip link set {nic.name} mtu BYTES "
+                f"({AS_ROOT})",
+            )
+        else:
+            yield case.error("compute network", f"{at}: {problem}: {who}", _readdress(case, nic))
+
+
+def _problem(peer: Peer, nic: str) -> tuple[str, str]:
+    """What is wrong between a NIC and a peer's, and of what kind."""
+    if peer.route.error:
+        return f"no route ({peer.route.error})", "route"
+    if peer.route.device != nic:
+        return f"the way there is through {peer.route.device}, not through it", "route"
+    if peer.small == NO_ANSWER:
+        return NO_ANSWER, "silence"
+    if peer.small:
+        return f"nobody there ({peer.small})", "route"
+    return (peer.full, "mtu") if peer.full else ("", "none")
+
+
+def _readdress(case: Case, nic: ComputeNic) -> str:
+    interface = case.facts.network.interface(nic.name)
+    found = str(interface.usable[0].network) if interface and interface.usable else "none"
+    return (
+        f"{nic.name} is in {found}: compute NICs of all hosts belong in one network, or have routes to each "
+        "other through themselves; correct the address, or name the right interface in compute_nics"
+    )
+
+
+def rates(rack: Rack) -> Iterator[Finding]:
+    """One link rate for all storage NICs, and one for all compute NICs."""
+    for network in ("storage", "compute"):
+        found = {host.name: _rate(nic, of) for host, nic, of in _interfaces(rack, network) if _rate(nic, of)}
+        fastest = max(found.values(), default=0.0)
+        for host, rate in found.items():
+            if rate < fastest * (1 - RATE_TOLERANCE):
+                yield Finding(
+                    "warning",
+                    host,
+                    f"{network} nic",
+                    f"link at {rate:g} Gbit/s, others' {network} NICs at {fastest:g}",
+                    "look at cable and switch port (ethtool), or leave the host out",
+                )
+
+
+def mtus(rack: Rack) -> Iterator[Finding]:
+    """One MTU along each network; whether packets get through, `peers` says."""
+    for network in ("storage", "compute"):
+        found = {host.name: of.mtu for host, _, of in _interfaces(rack, network)}
+        if not found:
+            continue
+        (common, _), *_ = Counter(found.values()).most_common(1)
+        for host, mtu in found.items():
+            if mtu != common:
+                yield Finding(
+                    "warning",
+                    host,
+                    "mtu",
+                    f"{network} NIC has MTU {mtu}, most others have {common}",
+                    f"one MTU along the {network} network: ip link set NIC mtu {common} ({AS_ROOT})",
+                )
+
+
+_Nic = StorageNic | ComputeNic
+_CHOSEN: dict[str, Callable[[InventoryHost], _Nic | None]] = {
+    "storage": lambda host: host.storage_nic,
+    "compute": lambda host: next(iter(host.compute_nics), None),
+}
+
+
+def _interfaces(rack: Rack, network: str) -> Iterator[tuple[InventoryHost, _Nic, Interface]]:
+    """Every host's NIC of that network, as far as there is one."""
+    for host in rack.answered:
+        nic = _CHOSEN[network](host)
+        interface = rack.facts[host.name].network.interface(nic.name) if nic else None
+        if nic and interface:
+            yield host, nic, interface
+
+
+def _rate(nic: _Nic, interface: Interface) -> float:
+    """As the driver says it, else as the inventory does; 0 if neither does."""
+    return interface.gbit_per_s or nic.gbit_per_s or 0.0

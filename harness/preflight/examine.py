@@ -1,0 +1,145 @@
+"""Preflight of a rack: every host is asked about itself, then about its peers; then all of it is judged."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from harness.host_error import HostError
+from harness.inventory import Inventory, InventoryHost
+from harness.launchers import Launcher
+from harness.preflight.case import address_of
+from harness.preflight.facts import HostFacts, Reach, decode_facts, decode_reach
+from harness.preflight.findings import Finding
+from harness.preflight.judgement import Answer, findings
+from harness.preflight.needs import Needs
+from harness.preflight.program import program
+
+_RUN_TIMEOUT_S = 40.0
+"""Above the probe's own deadline, so that it can still say what hangs."""
+_HOST_TIMEOUT_S = 90.0
+"""With the connection to the host, for which a launcher has its own deadline."""
+_NO_SUCH_COMMAND = 127
+_OTHER_ROLE = {"prefill": "decode", "decode": "prefill"}
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """``facts`` are of the hosts that answered."""
+
+    facts: Mapping[str, HostFacts]
+    findings: list[Finding]
+
+    @property
+    def errors(self) -> int:
+        """Findings that keep a run from being valid, or from starting."""
+        return sum(finding.severity == "error" for finding in self.findings)
+
+
+async def examine(launcher: Launcher, inventory: Inventory, needs: Needs | None) -> Preflight:
+    """Ask all hosts at once and judge what they say:
+
+    1. each looks at itself (`hosts.probe`); one that cannot be reached is a finding
+    2. each prefill host looks for the decode hosts' compute NICs through its own, and the other way round
+    3. every check of every host, and of the rack
+
+    Raises nothing for a host that fails.
+    """
+    answers = await ask(launcher, inventory)
+    facts = {name: answer for name, answer in answers.items() if isinstance(answer, HostFacts)}
+    looking = {host.name: _peers_question(host, inventory, facts) for host in inventory.hosts}
+    asked = {name: question for name, question in looking.items() if question}
+    found = await asyncio.gather(*(_reach(launcher, inventory, name, asked[name]) for name in asked))
+    for name, reach in zip(asked, found, strict=True):
+        answers[name] = facts[name] = replace(facts[name], reach=reach)
+    return Preflight(facts, findings(inventory, answers, needs))
+
+
+async def ask(launcher: Launcher, inventory: Inventory) -> dict[str, Answer]:
+    """What every host says of itself, or why it does not, in the inventory's order."""
+    answers = await asyncio.gather(*(_ask_host(launcher, inventory, host) for host in inventory.hosts))
+    return {host.name: answer for host, answer in zip(inventory.hosts, answers, strict=True)}
+
+
+async def _ask_host(launcher: Launcher, inventory: Inventory, host: InventoryHost) -> Answer:
+    place = host.storage or inventory.storage
+    stores = [{"mount": place.mount} if place.mount else {"url": place.url}] if place else []
+    questions = {"directory": inventory.directory, "stores": stores}
+    began_at_s = time.time()
+    try:
+        facts = decode_facts(await _run(launcher, inventory, host.name, questions))
+    except HostError as error:
+        return _unanswered(error, "reachable")
+    except _PythonError as error:
+        return _unanswered(error, "python")
+    except msgspec.MsgspecError as error:
+        return _unanswered(HostError(host.name, f"its answer cannot be read: {error}"), "reachable")
+    # Its clock was read after we began to ask, and before we had the answer.
+    ahead_s = (facts.ended_at_s - time.time(), facts.began_at_s - began_at_s)
+    return replace(facts, clock_offset_s=ahead_s)
+
+
+class _PythonError(HostError):
+    """The host answers, its Python does not."""
+
+
+async def _run(launcher: Launcher, inventory: Inventory, host: str, questions: Mapping[str, Any]) -> bytes:
+    """What the probe prints there; raises HostError."""
+    try:
+        async with asyncio.timeout(_HOST_TIMEOUT_S):
+            done = await launcher.run(
+                host, [inventory.python, "-"], stdin=program(questions), timeout_s=_RUN_TIMEOUT_S
+            )
+    except TimeoutError:
+        raise HostError(host, f"no answer within {_HOST_TIMEOUT_S:g} s") from None
+    if done.status:
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        hint = f"; fix: install {inventory.python} there, or name another in the inventory (python)"
+        raise _PythonError(
+            host,
+            f"'{inventory.python} -' ended with exit status {done.status}: {last or 'no word'}"
+            + (hint if done.status == _NO_SUCH_COMMAND else ""),
+        )
+    return done.stdout
+
+
+def _unanswered(error: HostError, check: str) -> Finding:
+    evidence, _, fix = error.reason.partition("; fix: ")
+    return Finding("error", error.host, check, evidence, fix)
+
+
+def _peers_question(
+    host: InventoryHost, inventory: Inventory, facts: Mapping[str, HostFacts]
+) -> dict[str, Any] | None:
+    """From which address to look for which peers; None without a compute NIC or anyone to look for."""
+    own = facts.get(host.name)
+    if own is None or not host.compute_nics:
+        return None
+    interface, source = (
+        own.network.interface(host.compute_nics[0].name),
+        address_of(host.compute_nics[0], own),
+    )
+    peers = {
+        peer.name: address_of(peer.compute_nics[0], facts[peer.name])
+        for peer in inventory.hosts
+        if peer.role == _OTHER_ROLE.get(host.role) and peer.name in facts and peer.compute_nics
+    }
+    peers = {
+        name: address for name, address in peers.items() if address and (":" in address) == (":" in source)
+    }
+    if interface is None or not source or not peers:
+        return None
+    return {"reach": {"source": source, "mtu": interface.mtu, "peers": peers}}
+
+
+async def _reach(launcher: Launcher, inventory: Inventory, host: str, question: Mapping[str, Any]) -> Reach:
+    try:
+        return decode_reach(await _run(launcher, inventory, host, question))
+    except (HostError, msgspec.MsgspecError) as error:
+        return Reach(error=getattr(error, "reason", str(error)))

@@ -1,0 +1,66 @@
+"""What an experiment wants of the hosts, from its file and trace alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from harness.experiment import Experiment, Scale
+from harness.inventory import Inventory
+from harness.orders import prime_objects
+from harness.preparation import Preparation
+from hosts.config import CacheMode, PageKind, TransportKind, VerbsConfig
+from hosts.host import BUFFER_SLACK
+from hosts.protocol import Role, StoredObject
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """``buffer_bytes`` are a host's of each role, with what is mapped beside the buffer; ``storage_bytes``
+    are primed and persisted at once, at most."""
+
+    transport: TransportKind = "tcp"
+    verbs: VerbsConfig = field(default_factory=VerbsConfig)
+    buffer_pages: PageKind = "base"
+    buffer_bytes: Mapping[Role, int] = field(default_factory=dict)
+    cache: CacheMode = "page"
+    storage_bytes: int = 0
+
+
+def needs_of(preparation: Preparation) -> Needs:
+    """Those of a resolved experiment."""
+    experiment, plan = preparation.experiment, preparation.plan
+    stored = [*prime_objects(plan.sessions, plan.shared), *preparation.ceiling_objects()]
+    turns = [turn for session in plan.sessions for turn in session.turns]
+    # A repetition's objects are removed before the next one's are written.
+    persisted = sum(len(turn.persist_ids) + len(turn.generated_ids) for turn in turns)
+    block_bytes = preparation.scale.geometry.full_block_bytes
+    return Needs(
+        transport=experiment.transport.kind,
+        verbs=experiment.transport.verbs,
+        buffer_pages=experiment.transport.buffer_pages,
+        buffer_bytes={
+            role: int(nbytes * (1 + BUFFER_SLACK)) for role, nbytes in preparation.scale.buffer_bytes.items()
+        },
+        cache=experiment.storage.cache,
+        storage_bytes=(sum(map(_blocks, stored)) + persisted) * block_bytes,
+    )
+
+
+def on_rack(experiment: Experiment, inventory: Inventory) -> Experiment:
+    """The experiment with the inventory's hosts in place of its own and, on links at the hardware's own rate,
+    with nothing scaled down."""
+    cluster = replace(
+        experiment.cluster,
+        prefill_hosts=len(inventory.of_role("prefill")),
+        decode_hosts=len(inventory.of_role("decode")),
+    )
+    real = inventory.scale == "real"
+    scale = Scale(bytes_divisor=1, time_dilation=1) if real else experiment.scale
+    return replace(experiment, cluster=cluster, scale=scale)
+
+
+def _blocks(stored: StoredObject) -> int:
+    return sum(blocks.count for blocks in stored.blocks)

@@ -1,0 +1,37 @@
+"""What an experiment wants of hosts."""
+
+from __future__ import annotations
+
+from recorded_rack import inventory
+
+from harness.experiment import load_experiment
+from harness.orders import prime_objects
+from harness.preflight import needs_of, on_rack
+from harness.preparation import prepare
+
+
+def test_what_is_stored_is_what_is_primed_and_what_a_repetition_persists() -> None:
+    experiment = load_experiment("io_bound_1p1d")
+    preparation = prepare(experiment)
+    needs = needs_of(preparation)
+    block_bytes = preparation.scale.geometry.full_block_bytes
+    objects = [
+        *prime_objects(preparation.plan.sessions, preparation.plan.shared),
+        *preparation.ceiling_objects(),
+    ]
+    primed = sum(blocks.count for stored in objects for blocks in stored.blocks) * block_bytes
+    new_tokens = sum(t.new_tokens + t.output_tokens for s in preparation.sessions for t in s.turns)
+    assert 0 < primed < needs.storage_bytes
+    assert needs.storage_bytes - primed <= (new_tokens // 64 + 2 * preparation.turns) * block_bytes
+    assert needs.buffer_bytes["decode"] == preparation.scale.buffer_bytes["decode"] * 3 // 2
+    assert (needs.transport, needs.cache, needs.buffer_pages) == ("tcp", "page", "transparent")
+
+
+def test_on_real_links_nothing_is_scaled_down() -> None:
+    experiment = load_experiment("io_bound_1p1d")
+    real = on_rack(experiment, inventory())
+    assert (real.cluster.prefill_hosts, real.cluster.decode_hosts) == (1, 2)
+    assert (real.scale.bytes_divisor, real.scale.time_dilation) == (1, 1)
+    scaled = on_rack(experiment, inventory(scale="experiment"))
+    assert scaled.scale == experiment.scale
+    assert needs_of(prepare(real)).buffer_bytes["prefill"] == 120 * 10**9
