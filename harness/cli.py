@@ -8,36 +8,36 @@ from __future__ import annotations
 
 import sys
 from importlib import metadata
-from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.table import Table
 
-from harness import interrupts
+from harness import interrupts, run_cli
 from harness.bench.cli import bench
 from harness.bench.peers import PeerToolError
-from harness.cluster import ClusterError, cleanup, inside_user_namespace, probe, reexec_in_user_namespace
+from harness.calibration.cli import calibrate_command
+from harness.cluster import ClusterError, cleanup
 from harness.console import JsonOption, error_line, out, print_json
-from harness.experiment import Experiment, ExperimentError, load_experiment, shipped_experiments
+from harness.experiment import ExperimentError, load_experiment, shipped_experiments
+from harness.grounds import InventoryOption
 from harness.host_error import HostError
-from harness.orchestrator import measure
-from harness.outputs import FailBelowOption, JunitOption, Outputs, SummaryOption
+from harness.interrupts import InterruptedRunError
+from harness.inventory import load_inventory
 from harness.preflight.cli import check, inventory
-from harness.progress import RunProgress
 from harness.run import DeadlineError
-from harness.run_store import RunDirectoryError, RunStoreError, default_directory, disk_error
-from harness.sites.emulated import EmulatedGround
+from harness.run_store import RunDirectoryError, RunStoreError
+from harness.sites.rack_cleanup import prune, remove_on_hosts
 from harness.traces_cli import traces
 from hosts.device_memory import DeviceMemoryError
 from hosts.storage import StorageError
 from hosts.transport import TransferError
-from reports import ReportError, Summary, render
+from reports import ReportError
 from workloads.fetching import FetchError
 from workloads.models import MODELS, ModelError, find_model, gb_per_pflop, kv_bytes_per_token, prefill_flops
 from workloads.trace import TraceError
 
-EXIT_INVALID, EXIT_INPUT, EXIT_TESTBED = 1, 2, 3
+_EXIT_INPUT, _EXIT_TESTBED = 2, 3
 
 app = typer.Typer(
     name="dualpath",
@@ -54,19 +54,6 @@ app.command(
     "check",
     epilog="Examples: `dualpath check --inventory rack.toml` · `dualpath check demo --inventory rack.toml`",
 )(check)
-
-OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Run directory [default: runs/NAME-TIME].", show_default=False)
-]
-ModeName = Literal["auto", "network_namespaces", "user_namespaces", "loopback"]
-ModeOption = Annotated[
-    ModeName, typer.Option("--mode", help="Kind of emulated cluster; auto takes the best that works here.")
-]
-
-
-class _InterruptedError(Exception):
-    """Ctrl-C or SIGTERM during a run: exit code 130."""
-
 
 _TESTBED_ERRORS = (
     HostError,
@@ -90,58 +77,15 @@ def _root(
         raise typer.Exit
 
 
-@app.command(epilog="Examples: `dualpath run io_bound_1p1d` · `dualpath run rack.toml --out runs/tuesday`")
-def run(
-    experiment: Annotated[
-        str | None, typer.Argument(help="A shipped experiment's name or a TOML file.", show_default=False)
-    ] = None,
-    directory: OutOption = None,
-    mode: ModeOption = "auto",
-    retries: Annotated[
-        int, typer.Option(min=0, help="How often to begin again when a host fails, for what is missing.")
-    ] = 0,
-    resume: Annotated[
-        Path | None,
-        typer.Option("--resume", help="Go on with a run that did not finish: its directory."),
-    ] = None,
-    json: JsonOption = False,
-    junit: JunitOption = None,
-    summary: SummaryOption = None,
-    fail_below: FailBelowOption = None,
-) -> None:
-    """Run an experiment on the emulated cluster, compare its policies and write the report."""
-    asked = Path(experiment or resume or "run").name.removesuffix(".toml")
-    with Outputs(asked, junit, summary, fail_below) as outputs:
-        if (experiment is None) == (resume is None) or (resume and directory):
-            raise ExperimentError(
-                "run: expected either an experiment (and --out), or --resume RUN_DIR, which has one"
-            )
-        if resume is not None:
-            loaded = load_experiment(str(resume / "experiment.toml"))
-            _run(loaded, resume, mode, json, outputs, retries, resume=True)
-        else:
-            loaded = load_experiment(experiment or "")
-            _run(loaded, directory or default_directory(loaded.name), mode, json, outputs, retries)
-
-
-@app.command(epilog="Example: `dualpath demo`")
-def demo(directory: OutOption = None, mode: ModeOption = "auto", json: JsonOption = False) -> None:
-    """Run the default experiment (the one named `demo`)."""
-    experiment = load_experiment("demo")
-    _run(experiment, directory or default_directory(experiment.name), mode, json, Outputs("demo"))
-
-
-@app.command(epilog="Example: `dualpath report runs/demo-20260101-120000`")
-def report(
-    run_dir: Annotated[Path, typer.Argument(help="A run directory, complete or not.")],
-    json: JsonOption = False,
-    junit: JunitOption = None,
-    summary: SummaryOption = None,
-    fail_below: FailBelowOption = None,
-) -> None:
-    """Analyse a stored run again and write its summary.json, report.html and report.md."""
-    with Outputs(run_dir.name, junit, summary, fail_below) as outputs:
-        _conclude(_render(run_dir, outputs), run_dir, json, outputs)
+app.command(
+    epilog="Examples: `dualpath run io_bound_1p1d` · `dualpath run mine.toml --inventory rack.toml` · "
+    "`dualpath run --resume runs/tuesday`"
+)(run_cli.run)
+app.command(epilog="Example: `dualpath demo`")(run_cli.demo)
+app.command(epilog="Example: `dualpath report runs/demo-20260101-120000`")(run_cli.report)
+app.command(
+    "calibrate", epilog="Example: `dualpath calibrate io_bound_1p2d --inventory rack.toml --seconds 5`"
+)(calibrate_command)
 
 
 @app.command(epilog="Example: `dualpath experiments`")
@@ -190,86 +134,19 @@ def models(
     out.print(f"for {append} new tokens over a context of {context} cached tokens")
 
 
-@app.command("cleanup", epilog="Example: `dualpath cleanup`")
-def cleanup_command() -> None:
-    """Remove what killed runs left behind: processes, namespaces, scratch files; never a live run's."""
-    removed = cleanup()
+@app.command("cleanup", epilog="Examples: `dualpath cleanup` · `dualpath cleanup --inventory rack.toml`")
+def cleanup_command(rack: InventoryOption = None) -> None:
+    """Remove what killed runs left behind, here and on their hosts: processes, namespaces, stored objects.
+
+    Never a live run's. With an inventory, bundles too that nobody has used on its hosts for two weeks.
+    """
+    removed = cleanup(on_hosts=remove_on_hosts)
+    if rack is not None:
+        removed += prune(load_inventory(rack))
     for line in removed:
         out.print(f"removed {line}")
     if not removed:
         out.print("nothing to clean up")
-
-
-def _run(
-    experiment: Experiment,
-    directory: Path,
-    mode: ModeName,
-    json: bool,
-    outputs: Outputs,
-    retries: int = 0,
-    *,
-    resume: bool = False,
-) -> None:
-    outputs.experiment = experiment.name
-    choice = probe(None if mode == "auto" else mode)
-    if choice.mode == "user_namespaces" and not inside_user_namespace():
-        reexec_in_user_namespace(sys.orig_argv)
-    taken = not resume and (directory / "metadata.json").exists()
-    interrupts.install()
-    try:
-        with RunProgress() as progress:
-            ground = EmulatedGround(choice)
-            store = measure(experiment, directory, ground, progress, retries=retries, resume=resume)
-        summary = _render(directory, outputs)
-        store.complete()
-    except (HostError, ClusterError, DeadlineError) as error:
-        _report_partial(directory, error, outputs)
-        raise
-    except KeyboardInterrupt:
-        interrupted = _InterruptedError("interrupted")
-        if not taken:
-            _report_partial(directory, interrupted, outputs)
-        raise interrupted from None
-    _conclude(summary, directory, json, outputs)
-
-
-def _render(directory: Path, outputs: Outputs) -> Summary:
-    try:
-        summary = render(directory)
-    except OSError as error:
-        raise disk_error(error, directory) from None
-    outputs.analysed(directory, summary)
-    return summary
-
-
-def _report_partial(directory: Path, error: Exception, outputs: Outputs) -> None:
-    """Report what was measured until ``error``, which stays the one that is raised, and say where."""
-    if not (directory / "metadata.json").exists():
-        return
-    try:
-        _render(directory, outputs)
-    except (ReportError, RunStoreError) as second:
-        error.add_note(f"no report either: {second}")
-    else:
-        error.add_note(f"what was measured: {directory / 'report.html'}")
-
-
-def _conclude(summary: Summary, directory: Path, json: bool, outputs: Outputs) -> None:
-    """Print the verdict; exit 1 if the run is not valid, or not as fast as it has to be."""
-    regression = outputs.regression()
-    if json:
-        print_json(summary)
-    else:
-        out.print(f"\n{summary.verdict}")
-        for problem in summary.problems:
-            out.print(f"INVALID: {problem}")
-        if regression:
-            out.print(f"FAILED: {regression.line}")
-        for warning in summary.warnings:
-            out.print(f"warning: {warning}")
-        out.print(f"report: {directory / 'report.html'}")
-    if not summary.valid or regression:
-        raise typer.Exit(EXIT_INVALID)
 
 
 def main() -> NoReturn:
@@ -278,12 +155,12 @@ def main() -> NoReturn:
         code = app(prog_name="dualpath", standalone_mode=False)
     except typer.TyperException as error:
         usage = error.format_message()
-        _fail(f"{usage.rstrip('.')}; see 'dualpath --help'" if usage else "", EXIT_INPUT)
+        _fail(f"{usage.rstrip('.')}; see 'dualpath --help'" if usage else "", _EXIT_INPUT)
     except (ExperimentError, TraceError, ModelError, ReportError, RunDirectoryError) as error:
-        _fail(error_line(error), EXIT_INPUT)
+        _fail(error_line(error), _EXIT_INPUT)
     except _TESTBED_ERRORS as error:
-        _fail(error_line(error), EXIT_TESTBED)
-    except _InterruptedError as error:
+        _fail(error_line(error), _EXIT_TESTBED)
+    except InterruptedRunError as error:
         _fail(error_line(error), interrupts.EXIT_INTERRUPTED)
     if code == interrupts.EXIT_INTERRUPTED:
         _fail("interrupted", code)

@@ -21,6 +21,7 @@ from harness.run_store import RunStore
 from harness.sites.base import Site, SiteHost
 from hosts.leftovers import RUN_ID_VARIABLE
 from hosts.protocol import HostConfig, Message, Peers, Ready, Shutdown
+from hosts.transport import RemoteRegion
 
 START_TIMEOUT_S = 300.0
 """To attach, and to be configured. An agent that ends is noticed at once: this is for one that hangs, where
@@ -32,10 +33,12 @@ _T = TypeVar("_T")
 
 
 class Deployment:
-    """Attached agents by host. ``on_event`` receives what they report; set it before turns are sent."""
+    """Attached agents and the buffers they offer, by host. ``on_event`` receives what they report; set it
+    before turns are sent."""
 
     def __init__(self) -> None:
         self.agents: dict[str, AgentHandle] = {}
+        self.regions: dict[str, RemoteRegion] = {}
         self.on_event: Callable[[str, Message], None] = lambda host, message: None
         self._watched: list[tuple[str, str, Started]] = []
 
@@ -106,7 +109,7 @@ async def _start_agent(
 ) -> None:
     process = await site.launcher.start(
         host.name,
-        [*host.python, "-m", "hosts.agent", "--host", host.name],
+        host.argv("hosts.agent", "--host", host.name),
         stdin=msgspec.json.encode(authority.credentials(host.name, control_address)),
         log=store.log_file(host.name, "agent"),
         environment={RUN_ID_VARIABLE: site.run_id},
@@ -117,7 +120,9 @@ async def _start_agent(
 async def _introduce(deployment: Deployment, configs: Mapping[str, HostConfig]) -> None:
     """Configure every agent, then tell each where its peers listen."""
     ready = await deployment.call_all(configs, START_TIMEOUT_S)
-    addresses = {host: r.transport_address for host, r in ready.items() if isinstance(r, Ready)}
+    answers = {host: answer for host, answer in ready.items() if isinstance(answer, Ready)}
+    deployment.regions = {host: answer.region for host, answer in answers.items()}
+    addresses = {host: answer.transport_address for host, answer in answers.items()}
     await deployment.call_all(dict.fromkeys(configs, Peers(addresses)))
 
 

@@ -15,6 +15,10 @@ _SAME_S = 1.0
 """timeout(1) and batch systems signal a command and then its process group: twice at once."""
 
 
+class InterruptedRunError(Exception):
+    """Ctrl-C or SIGTERM during a run: exit code 130."""
+
+
 def install() -> None:
     """Let SIGTERM (timeout(1), a batch system) end a run as Ctrl-C does, whoever handles that at the moment.
 

@@ -16,7 +16,7 @@ from harness.host_error import HostError
 from harness.interrupts import one_interrupt
 from harness.online.points import search
 from harness.orders import prime_objects
-from harness.preparation import Preparation, prepare
+from harness.preparation import Preparation, block_count, prepare
 from harness.progress import RunProgress
 from harness.records import Records
 from harness.repetitions import repeat, warm_up
@@ -24,11 +24,11 @@ from harness.run import DeadlineError, Run
 from harness.run_store import RunStore
 from harness.sites.base import Site
 from harness.sites.ground import Ground, OpenSite
-from hosts.protocol import Ceiling, MeasureCeiling, Prime, StoredObject
+from hosts.protocol import Ceiling, MeasureStorage, Prime, StoredObject
 
 _PRIME_BATCH = 8
 _PRIME_TIMEOUT_S = 120.0
-_CEILING_TIMEOUT_S = 30.0
+CEILING_TIMEOUT_S = 30.0
 
 
 def measure(
@@ -108,14 +108,14 @@ async def _measure_on(run: Run, open_site: OpenSite) -> None:
 
 async def _measure_phases(run: Run, site: Site) -> None:
     preparation = run.preparation
-    run.roles = {host.name: host.role for host in site.hosts}
-    run.storage_clients = [host.name for host in site.storage_clients()]
+    run.take(site)
     configs = {host.name: preparation.host_config(site, host) for host in site.hosts}
-    run.store.metadata["run_id"] = site.run_id
     run.begin(f"deploying {len(configs)} agents")
     async with deploy(site, configs, run.store) as deployment:
         run.begin_attempt(host_entries(preparation, site, deployment.agents))
-        await _prime(run, deployment)
+        run.note_calibration(site.calibration)
+        plan, ceiling = preparation.plan, preparation.ceiling_objects()
+        await prime(run, deployment, [*prime_objects(plan.sessions, plan.shared), *ceiling])
         await _measure_ceilings(run, deployment)
         await warm_up(run, deployment)
         if preparation.experiment.online is None:
@@ -125,11 +125,9 @@ async def _measure_phases(run: Run, site: Site) -> None:
     run.end_attempt("complete")
 
 
-async def _prime(run: Run, deployment: Deployment) -> None:
-    """Storage clients write every session's past, and the objects that ceilings are measured with."""
-    plan = run.preparation.plan
-    objects = [*prime_objects(plan.sessions, plan.shared), *run.preparation.ceiling_objects()]
-    nbytes = sum(map(_blocks, objects)) * run.preparation.scale.geometry.full_block_bytes
+async def prime(run: Run, deployment: Deployment, objects: Sequence[StoredObject]) -> None:
+    """Storage clients write objects, each its share."""
+    nbytes = sum(map(block_count, objects)) * run.preparation.scale.geometry.full_block_bytes
     clients = [deployment.agents[host] for host in run.storage_clients]
     async with run.phase("prime", f"priming the storage with {nbytes / 1e6:.0f} MB of KV cache"):
         shares = [_write(client, objects[i :: len(clients)]) for i, client in enumerate(clients)]
@@ -144,14 +142,11 @@ async def _write(client: AgentHandle, objects: Sequence[StoredObject]) -> None:
 async def _measure_ceilings(run: Run, deployment: Deployment) -> None:
     """What each storage path carries when all hosts read at once and nothing else happens."""
     seconds = run.preparation.experiment.measurement.ceiling_s
-    block_bytes = run.preparation.scale.geometry.full_block_bytes
-    objects = tuple((o.key, _blocks(o) * block_bytes) for o in run.preparation.ceiling_objects())
-    command = MeasureCeiling(objects, seconds)
-    readers = [host for host, role in run.roles.items() if role != "storage"]
+    command = MeasureStorage(run.preparation.readable_ceiling_objects(), seconds)
     async with run.phase("ceilings", f"measuring storage ceilings ({seconds:g} s)"):
-        calls = deployment.call_all(dict.fromkeys(readers, command), seconds + _CEILING_TIMEOUT_S)
+        calls = deployment.call_all(dict.fromkeys(run.serving(), command), seconds + CEILING_TIMEOUT_S)
         answers = await deployment.guard(calls)
-    run.note_ceilings({h: a.read_bytes_per_s for h, a in answers.items() if isinstance(a, Ceiling)})
+    run.note_ceilings({h: a.bytes_per_s for h, a in answers.items() if isinstance(a, Ceiling)})
 
 
 def _describe(preparation: Preparation) -> str:
@@ -161,7 +156,3 @@ def _describe(preparation: Preparation) -> str:
         f"hit rate {preparation.hit_rate:.2%}, {preparation.model.name} on {cluster.prefill_hosts}P"
         f"{cluster.decode_hosts}D, storage NICs {scale.storage_nic_bytes_per_s * 8 / 1e6:.0f} Mbit/s emulated"
     )
-
-
-def _blocks(stored: StoredObject) -> int:
-    return sum(r.count for r in stored.blocks)

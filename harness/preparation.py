@@ -109,6 +109,11 @@ class Preparation:
             StoredObject(f"ceiling/{i}", (BlockRange(i * blocks, blocks),)) for i in range(_CEILING_OBJECTS)
         )
 
+    def readable_ceiling_objects(self) -> tuple[tuple[str, int], ...]:
+        """Their keys and sizes in bytes."""
+        block_bytes = self.scale.geometry.full_block_bytes
+        return tuple((o.key, block_count(o) * block_bytes) for o in self.ceiling_objects())
+
     def host_config(self, site: Site, host: SiteHost) -> HostConfig:
         """What the agent on ``host`` is told."""
         scale, measurement = self.scale, self.experiment.measurement
@@ -165,6 +170,11 @@ class Preparation:
             raise ExperimentError(
                 f"cluster and scale: {error}; change the hosts, the scale or the profile"
             ) from None
+
+
+def block_count(stored: StoredObject) -> int:
+    """Full Blocks in an object."""
+    return sum(blocks.count for blocks in stored.blocks)
 
 
 def prepare(experiment: Experiment) -> Preparation:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.calibration.result import Calibration
 from harness.circumstances import now
 from harness.preparation import Preparation
 from harness.progress import RunProgress
@@ -15,6 +16,8 @@ from harness.recording import Repetition
 from harness.records import Records
 from harness.run_store import RunStore, RunStoreError
 from harness.scheduling import Limits
+from harness.sites.base import Site
+from hosts.facts import fingerprint
 
 _NO_LIMITS = Limits({}, 0.0, 0, 0)  # until ceilings are measured
 
@@ -36,6 +39,20 @@ class Run:
     storage_clients: list[str] = field(default_factory=list)
     _doing: str = ""
     _replayed: Repetition | None = None
+
+    def take(self, site: Site) -> None:
+        """The site that the run is on from now on."""
+        self.roles = {host.name: host.role for host in site.hosts}
+        self.storage_clients = [host.name for host in site.storage_clients()]
+        self.store.metadata["run_id"] = site.run_id
+
+    def of_role(self, role: str) -> list[str]:
+        """Hosts of that role, in order."""
+        return [host for host, of in self.roles.items() if of == role]
+
+    def serving(self) -> list[str]:
+        """Hosts that serve turns: prefill and decode hosts."""
+        return [host for host, role in self.roles.items() if role != "storage"]
 
     def begin(self, phase: str) -> None:
         """Say what comes now, to whoever watches and for an error that it meets."""
@@ -79,9 +96,16 @@ class Run:
         )
         self.store.save_metadata()
 
+    def note_calibration(self, calibration: Calibration | None) -> None:
+        """What the hosts' paths carried before, and whether these are still the same hosts."""
+        if calibration is not None:
+            found = {host["name"]: fingerprint(host["facts"]) for host in self.store.metadata["hosts"]}
+            self.store.metadata["calibration"] = calibration.as_found(found)
+            self.store.save_metadata()
+
     def begin_again(self, error: Exception) -> None:
         """The attempt failed, and there will be another one."""
-        self.end_attempt(f"{error}, {self.in_flight()}")
+        self.end_attempt(str(error))
         self.progress.phase(f"trying again: {error}")
         self.records.drop_incomplete()
         self._replayed = None

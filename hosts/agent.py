@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from hosts.ceilings import storage_ceiling, transfer_ceiling
 from hosts.content import fill_blocks
 from hosts.control_stream import ControlLostError, attach
 from hosts.counters import open_counters
@@ -30,7 +31,6 @@ from hosts.prefill import PrefillService
 from hosts.protocol import (
     PROTOCOL_VERSION,
     BeginRepetition,
-    Ceiling,
     DecodePartRead,
     Done,
     EndRepetition,
@@ -39,7 +39,8 @@ from hosts.protocol import (
     Fetch,
     Hello,
     HostConfig,
-    MeasureCeiling,
+    MeasureStorage,
+    MeasureTransfer,
     Message,
     Peers,
     Ping,
@@ -60,7 +61,6 @@ from hosts.telemetry import Telemetry
 from hosts.transport import TransferError
 from workloads.layout import from_ranges
 
-_CEILING_WARM_UP_S = 0.3
 _log = logging.getLogger("dualpath.agent")
 
 
@@ -118,8 +118,10 @@ class Agent:
                     await self._store(stored)
             case Remove():
                 await self._host.storage.delete(command.prefix)
-            case MeasureCeiling():
-                return await self._measure_ceiling(command)
+            case MeasureStorage():
+                return await storage_ceiling(self._host, command)
+            case MeasureTransfer():
+                return await transfer_ceiling(self._host, command)
             case BeginRepetition():
                 self._begin_repetition(command)
             case EndRepetition():
@@ -140,7 +142,7 @@ class Agent:
         self._decode = DecodeService(host, self._report)
         self._resources.push_async_callback(self._decode.close)
         host.transport.on_notification(self._in_band)
-        return Ready(host.transport.address)
+        return Ready(host.transport.address, host.region.remote)
 
     async def _report(self, event: Message) -> None:
         self._post(Envelope(0, event))
@@ -183,32 +185,6 @@ class Agent:
         data = np.empty((len(ids), self._host.config.geometry.full_block_bytes), np.uint8)
         fill_blocks(data, self._host.config.content_seed, ids)
         await self._host.storage.write(stored.key, memoryview(data.reshape(-1).data))
-
-    async def _measure_ceiling(self, command: MeasureCeiling) -> Ceiling:
-        """Several reads always queued, as in a busy repetition; the first moments do not count."""
-        host = self._host
-        end_at = time.monotonic() + _CEILING_WARM_UP_S + command.duration_s
-
-        async def reader(first: int) -> None:
-            at = first
-            while time.monotonic() < end_at:
-                key, nbytes = command.objects[at % len(command.objects)]
-                at += 1
-                target = np.empty(nbytes, np.uint8)
-                await host.reads.read([(key, 0, memoryview(target.data))])
-
-        async def observed() -> float:
-            await asyncio.sleep(_CEILING_WARM_UP_S)
-            began_at, bytes_before = time.monotonic(), host.storage.bytes_read
-            await asyncio.sleep(command.duration_s)
-            nbytes: int = host.storage.bytes_read - bytes_before
-            return nbytes / (time.monotonic() - began_at)
-
-        async with asyncio.TaskGroup() as group:
-            rate = group.create_task(observed())
-            for first in range(4):
-                group.create_task(reader(first))
-        return Ceiling(rate.result())
 
     def _begin_repetition(self, command: BeginRepetition) -> None:
         host = self._host

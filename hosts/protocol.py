@@ -80,9 +80,10 @@ class HostConfig(_Message, frozen=True):
 
 
 class Ready(_Message, frozen=True):
-    """The agent listens for its peers at ``transport_address``."""
+    """The agent listens for its peers at ``transport_address`` and offers them ``region``, its buffer."""
 
     transport_address: str
+    region: RemoteRegion
 
 
 class Peers(_Message, frozen=True):
@@ -133,17 +134,25 @@ class Remove(_Message, frozen=True):
     prefix: str
 
 
-class MeasureCeiling(_Message, frozen=True):
+class MeasureStorage(_Message, frozen=True):
     """Read ``objects`` round and round through the host's storage path for ``duration_s``."""
 
     objects: tuple[tuple[str, int], ...]
     duration_s: float
 
 
-class Ceiling(_Message, frozen=True):
-    """Payload rate of the storage path when nothing else uses it."""
+class MeasureTransfer(_Message, frozen=True):
+    """Read from the buffer ``region`` of ``peer`` through the compute path for ``duration_s``."""
 
-    read_bytes_per_s: float
+    peer: str
+    region: RemoteRegion
+    duration_s: float
+
+
+class Ceiling(_Message, frozen=True):
+    """Payload rate of a path when the run uses it for nothing else."""
+
+    bytes_per_s: float
 
 
 # --- a repetition ----------------------------------------------------------------------------
@@ -379,7 +388,8 @@ Message = (
     | Shutdown
     | Prime
     | Remove
-    | MeasureCeiling
+    | MeasureStorage
+    | MeasureTransfer
     | Ceiling
     | BeginRepetition
     | Fetch

@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.cluster.cluster import Cluster, ClusterHost
 from harness.cluster.emulated import EmulatedCluster
 from harness.cluster.errors import ClusterError
-from harness.cluster.ledger import cleanup
+from harness.cluster.ledger import RunClaim, RunRecord, cleanup
 from harness.cluster.loopback import LoopbackCluster
 from harness.cluster.modes import Mode, ModeChoice, inside_user_namespace, probe, reexec_in_user_namespace
 from harness.cluster.shaping import shaped_classes
@@ -30,6 +30,8 @@ __all__ = [
     "Mode",
     "ModeChoice",
     "Nic",
+    "RunClaim",
+    "RunRecord",
     "cleanup",
     "inside_user_namespace",
     "open_cluster",

@@ -92,4 +92,6 @@ def _without_none(document: Any) -> Any:
     """TOML has no null."""
     if isinstance(document, dict):
         return {key: _without_none(value) for key, value in document.items() if value is not None}
+    if isinstance(document, list | tuple):
+        return [_without_none(value) for value in document]
     return document

@@ -4,6 +4,6 @@ from harness.preflight.examine import Preflight, examine
 from harness.preflight.facts import HostFacts
 from harness.preflight.findings import Finding
 from harness.preflight.judgement import findings
-from harness.preflight.needs import Needs, needs_of, on_rack
+from harness.preflight.needs import Needs, needs_of
 
-__all__ = ["Finding", "HostFacts", "Needs", "Preflight", "examine", "findings", "needs_of", "on_rack"]
+__all__ = ["Finding", "HostFacts", "Needs", "Preflight", "examine", "findings", "needs_of"]

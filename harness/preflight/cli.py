@@ -15,12 +15,13 @@ from harness import launchers
 from harness.console import JsonOption, notes, out, print_json
 from harness.experiment import ExperimentError, load_experiment
 from harness.inventory import Inventory, InventoryHost, LauncherSection, StoragePlace, load_inventory
+from harness.inventory.choosing import chosen_hosts, on_hosts
 from harness.inventory.sections import Role, default_names
 from harness.preflight.examine import Preflight, ask, examine
 from harness.preflight.findings import Finding, one_line
 from harness.preflight.first_inventory import common_mounts, first_inventory
 from harness.preflight.judgement import Answer
-from harness.preflight.needs import Needs, needs_of, on_rack
+from harness.preflight.needs import Needs, needs_of
 from harness.preflight.table import print_preflight
 from harness.preparation import prepare
 
@@ -45,12 +46,17 @@ def check(
     rack_file: Annotated[Path, typer.Option("--inventory", help="The rack, a TOML file.")],
     json: JsonOption = False,
 ) -> None:
-    """Look at every host of a rack and say all that is wrong with it, and how to put it right.
+    """Look at every host of a rack, or those that an experiment takes, and say all that is wrong, with the
+    fix.
 
     Exit code 0: no errors; 1: errors; 2: a bad inventory or experiment; 3: no host answers.
     """
     rack = load_inventory(rack_file)
-    needs = needs_of(prepare(on_rack(load_experiment(experiment), rack))) if experiment else None
+    needs = None
+    if experiment is not None:
+        loaded = load_experiment(experiment)
+        rack = chosen_hosts(rack, loaded)
+        needs = needs_of(prepare(on_hosts(loaded, rack)))
     preflight = asyncio.run(_examined(rack, needs))
     if json:
         print_json(
@@ -70,7 +76,7 @@ def check(
 
 
 async def _examined(rack: Inventory, needs: Needs | None) -> Preflight:
-    async with launchers.open_launcher(rack) as launcher:  # type: ignore[attr-defined]
+    async with launchers.open_launcher(rack) as launcher:
         return await examine(launcher, rack, needs)
 
 
@@ -135,7 +141,7 @@ def discover(
 
 async def _discovered(rack: Inventory) -> tuple[str, dict[str, Answer]]:
     """The first inventory, and what it was made from."""
-    async with launchers.open_launcher(rack) as launcher:  # type: ignore[attr-defined]
+    async with launchers.open_launcher(rack) as launcher:
         answers = await ask(launcher, rack)
         if rack.storage is None and len(mounts := common_mounts(answers)) == 1:
             # Which NIC leads there, only another look tells.

@@ -97,7 +97,7 @@ def _silent(host: InventoryHost, why: Finding) -> list[str]:
 
 def _identity(host: InventoryHost) -> list[str]:
     keys = {"name": host.name, "role": host.role, "address": host.address, "node": host.node}
-    own = {key: value for key, value in keys.items() if key in ("name", "role") or value != host.name}
+    own: dict[str, str | int] = {k: v for k, v in keys.items() if k in ("name", "role") or v != host.name}
     own |= {"user": host.user, "port": host.port}
     return [_line(key, value) for key, value in own.items() if value]
 

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from msgspec.structs import replace
-
-from harness.experiment import Experiment, Scale
-from harness.inventory import Inventory
 from harness.orders import prime_objects
-from harness.preparation import Preparation
+from harness.preparation import Preparation, block_count
 from hosts.config import CacheMode, PageKind, TransportKind, VerbsConfig
 from hosts.host import BUFFER_SLACK
-from hosts.protocol import Role, StoredObject
+from hosts.protocol import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +41,5 @@ def needs_of(preparation: Preparation) -> Needs:
             role: int(nbytes * (1 + BUFFER_SLACK)) for role, nbytes in preparation.scale.buffer_bytes.items()
         },
         cache=experiment.storage.cache,
-        storage_bytes=(sum(map(_blocks, stored)) + persisted) * block_bytes,
+        storage_bytes=(sum(map(block_count, stored)) + persisted) * block_bytes,
     )
-
-
-def on_rack(experiment: Experiment, inventory: Inventory) -> Experiment:
-    """The experiment with the inventory's hosts in place of its own and, on links at the hardware's own rate,
-    with nothing scaled down."""
-    cluster = replace(
-        experiment.cluster,
-        prefill_hosts=len(inventory.of_role("prefill")),
-        decode_hosts=len(inventory.of_role("decode")),
-    )
-    real = inventory.scale == "real"
-    scale = Scale(bytes_divisor=1, time_dilation=1) if real else experiment.scale
-    return replace(experiment, cluster=cluster, scale=scale)
-
-
-def _blocks(stored: StoredObject) -> int:
-    return sum(blocks.count for blocks in stored.blocks)

@@ -5,10 +5,12 @@ However they came to be, emulated or a rack's, everything from here on is the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from harness.calibration.result import Calibration
 from harness.cluster import Nic
 from harness.launchers import Launcher, Started
 from hosts.claim import Claim
@@ -29,13 +31,14 @@ class StorageAccess:
 class SiteHost:
     """A host that is up.
 
-    ``python`` is the command that runs our modules there; ``bind_address`` is where its transport listens.
+    ``argv`` makes the command that runs one of our modules there, with its arguments; ``bind_address`` is
+    where its transport listens.
     ``rdma`` names the RDMA port to use: (device, port, GID index), None to find it by the address.
     """
 
     name: str
     role: Role
-    python: tuple[str, ...]
+    argv: Callable[..., Sequence[str]]
     bind_address: str
     nics: tuple[Nic, ...]
     storage: StorageAccess
@@ -54,7 +57,7 @@ class Watched(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Site:
     """``control_address`` is where the control node listens. With a ``claim`` agents hold their hosts for the
-    run, so that nobody else measures there meanwhile."""
+    run, so that nobody else measures there meanwhile. ``calibration`` is what was measured there before."""
 
     run_id: str
     hosts: tuple[SiteHost, ...]
@@ -62,6 +65,8 @@ class Site:
     launcher: Launcher
     watched: tuple[Watched, ...] = ()
     claim: Claim | None = None
+    calibration: Calibration | None = None
+    transport_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     def storage_clients(self) -> Sequence[SiteHost]:
         """Those that write what will be read: hosts of that role or, without any, all."""

@@ -80,7 +80,7 @@ def _host(cluster: Cluster, host: ClusterHost) -> SiteHost:
     return SiteHost(
         name=host.name,
         role=host.role,
-        python=(sys.executable,),
+        argv=lambda module, *arguments: [sys.executable, "-m", module, *arguments],
         bind_address=host.compute_address or host.management_address,
         nics=host.nics,
         storage=storage,

@@ -65,7 +65,7 @@ def experiment(tmp_path: Path, workload: str = SYNTHETIC, turns: int = 2, cluste
     ("arguments", "expected"),
     [
         (["run", "io_bound_1p1"], "did you mean 'io_bound_1p1d'"),
-        (["run"], "Missing argument 'experiment'; see 'dualpath --help'"),
+        (["run"], "run: expected either an experiment (and --out, --inventory), or --resume RUN_DIR"),
         (["run", "demo", "--fast"], "No such option: --fast"),
         (["run", "demo", "--mode", "cloud"], "'cloud' is not one of 'auto', 'network_namespaces'"),
         (["walk"], "No such command 'walk'"),

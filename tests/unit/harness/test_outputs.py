@@ -12,7 +12,7 @@ from stored_run_builder import StoredRunBuilder
 
 from harness.cli import main
 from harness.host_error import HostError
-from harness.orchestrator import DeadlineError
+from harness.run import DeadlineError
 from harness.run_store import RunStore
 
 Command = Callable[..., tuple[int, str, str]]
@@ -69,7 +69,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 raise error
             return RunStore(directory, builder.metadata if builder else {})
 
-        monkeypatch.setattr("harness.cli.measure", measure)
+        monkeypatch.setattr("harness.run_cli.measure", measure)
 
     return prepare
 
@@ -189,7 +189,7 @@ def test_a_fault_of_the_testbeds_own_is_an_error_too(
 ) -> None:
     measured(None, ZeroDivisionError())
     monkeypatch.setattr("sys.argv", ["dualpath", *run(tmp_path), *wanted.options])
-    monkeypatch.setattr("harness.cli.interrupts.install", lambda: None)
+    monkeypatch.setattr("harness.run_cli.interrupts.install", lambda: None)
     with pytest.raises(ZeroDivisionError):
         main()
     assert wanted.outcomes("error") == {"dualpath.demo/run": "ZeroDivisionError"}
@@ -206,7 +206,7 @@ def test_while_it_runs_and_after_kill_9_yesterdays_file_is_gone(
         seen.update(wanted.outcomes("error"))
         raise HostError("p0", "lost")
 
-    monkeypatch.setattr("harness.cli.measure", measure)
+    monkeypatch.setattr("harness.run_cli.measure", measure)
     dualpath(*run(tmp_path), *wanted.options)
     assert seen == {"dualpath.demo/run": "the run has not ended: it is still going on, or was killed"}
 

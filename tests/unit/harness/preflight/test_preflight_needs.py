@@ -5,8 +5,9 @@ from __future__ import annotations
 from recorded_rack import inventory
 
 from harness.experiment import load_experiment
+from harness.inventory.choosing import on_hosts
 from harness.orders import prime_objects
-from harness.preflight import needs_of, on_rack
+from harness.preflight import needs_of
 from harness.preparation import prepare
 
 
@@ -27,11 +28,6 @@ def test_what_is_stored_is_what_is_primed_and_what_a_repetition_persists() -> No
     assert (needs.transport, needs.cache, needs.buffer_pages) == ("tcp", "page", "transparent")
 
 
-def test_on_real_links_nothing_is_scaled_down() -> None:
-    experiment = load_experiment("io_bound_1p1d")
-    real = on_rack(experiment, inventory())
-    assert (real.cluster.prefill_hosts, real.cluster.decode_hosts) == (1, 2)
-    assert (real.scale.bytes_divisor, real.scale.time_dilation) == (1, 1)
-    scaled = on_rack(experiment, inventory(scale="experiment"))
-    assert scaled.scale == experiment.scale
+def test_on_real_links_buffers_are_the_profiles() -> None:
+    real = on_hosts(load_experiment("io_bound_1p1d"), inventory())
     assert needs_of(prepare(real)).buffer_bytes["prefill"] == 120 * 10**9

@@ -1,0 +1,1 @@
+"""Calibration: what the paths of a rack carry, stored with its date and the hardware."""

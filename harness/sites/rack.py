@@ -1,0 +1,175 @@
+"""A rack as a site: the hosts of an inventory, looked at and made ready over its launcher."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from harness.bundle import Installed, deploy_bundle
+from harness.calibration.result import Calibration
+from harness.circumstances import now
+from harness.cluster import Nic, RunClaim
+from harness.experiment import Experiment, to_toml
+from harness.host_error import HostError
+from harness.inventory import Inventory, InventoryHost
+from harness.inventory.choosing import chosen_hosts, on_hosts
+from harness.launchers import open_launcher
+from harness.preflight import HostFacts, Preflight, examine, needs_of
+from harness.run import Run
+from harness.sites.base import Site, SiteHost, StorageAccess
+from harness.sites.ground import OpenSite
+from harness.sites.rack_storage import RackStorage
+from hosts.claim import Claim
+from hosts.leftovers import stored_name
+
+_UDP_DISCARD = 9
+
+
+@dataclass(frozen=True, slots=True)
+class RackGround:
+    """See `Ground`; hosts of ``inventory``, those that an experiment takes, and what was measured there."""
+
+    inventory: Inventory
+    calibration: Calibration | None = None
+
+    def adapted(self, experiment: Experiment) -> Experiment:
+        """See `Ground.adapted`: on links at the hardware's own rate, with nothing scaled down."""
+        return on_hosts(experiment, self.inventory)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Ground.describe`."""
+        places = [self.inventory.storage_of(h) for h in self.inventory.hosts if h.role != "storage"]
+        scaled = "made for the experiment's scale" if self.inventory.scale == "experiment" else "real"
+        return {
+            "mode": "rack",
+            "storage": "posix" if places[0].mount else "http",
+            "labels": [f"rack {self.inventory.name}, launched by {_kind(self.inventory)}; links {scaled}"],
+        }
+
+    @contextmanager
+    def raised(self, run: Run) -> Iterator[OpenSite]:
+        """See `Ground.raised`. A record of the run stays if something of it stays on a host."""
+        run.store.save("inventory.toml", to_toml(self.inventory).encode())
+        taken = chosen_hosts(self.inventory, run.preparation.experiment)
+        with RunClaim(inventory=to_toml(taken)) as claim:
+            yield lambda: _site(taken, self.calibration, claim, run)
+
+
+@asynccontextmanager
+async def _site(
+    inventory: Inventory, calibration: Calibration | None, claim: RunClaim, run: Run
+) -> AsyncIterator[Site]:
+    """The hosts, ready:
+
+    1. reach them all
+    2. look at them all, and refuse what no run can be valid on
+    3. bring them what an agent needs
+    4. make the run's place in the KV store; remove it at the end
+    """
+    async with open_launcher(inventory) as launcher:
+        async with run.phase("deploy", f"checking {len(inventory.hosts)} hosts"):
+            found = await examine(launcher, inventory, needs_of(run.preparation))
+            _heed(found, run)
+            installed = await deploy_bundle(launcher, inventory, progress=run.progress.phase)
+        async with RackStorage(launcher, inventory, installed, claim).made():
+            control = inventory.control_address or _address_towards(inventory.hosts[0].address)
+            yield Site(
+                run_id=claim.run_id,
+                hosts=tuple(
+                    _host(inventory, host, found.facts[host.name], installed[host.name], claim.run_id)
+                    for host in inventory.hosts
+                ),
+                control_address=control,
+                launcher=launcher,
+                calibration=calibration,
+                claim=Claim(claim.run_id, getpass.getuser(), now(), socket.gethostname()),
+            )
+
+
+def _heed(found: Preflight, run: Run) -> None:
+    """Keep warnings beside the results; raise HostError for the first error, with how many there are."""
+    errors = [finding for finding in found.findings if finding.severity == "error"]
+    if errors:
+        first = errors[0]
+        more = f"; and {len(errors) - 1} more, see 'dualpath check'" if len(errors) > 1 else ""
+        reason = f"{first.check}: {first.evidence}; fix: {first.fix}{more}"
+        raise HostError(first.host or "control", reason)
+    warnings = [finding for finding in found.findings if finding.severity == "warning"]
+    run.store.metadata["warnings"] = [
+        *run.preparation.warnings,
+        *(f"check, {f'host {w.host}, ' if w.host else ''}{w.check}: {w.evidence}" for w in warnings),
+    ]
+
+
+def _host(
+    inventory: Inventory, host: InventoryHost, facts: HostFacts, installed: Installed, run_id: str
+) -> SiteHost:
+    """As the inventory describes it, what it leaves open as the host itself says."""
+    nics = tuple(_nics(inventory, host, facts))
+    compute = next((nic.address for nic in nics if nic.network == "compute"), "")
+    place, name = inventory.storage_of(host), stored_name(run_id)
+    return SiteHost(
+        name=host.name,
+        role=host.role,
+        argv=installed.argv,
+        bind_address=compute or facts.network.management.address,
+        nics=nics,
+        storage=StorageAccess(
+            root=f"{place.mount}/{name}" if place.mount else "",
+            url=f"{place.url.rstrip('/')}/{name}" if place.url else "",
+        ),
+        rdma=_rdma(host, facts),
+    )
+
+
+def _nics(inventory: Inventory, host: InventoryHost, facts: HostFacts) -> Iterator[Nic]:
+    """Those that are sampled. Nothing shapes a rack's NICs, so they have no nominal rate to be held against,
+    unless the rack stands for a faster one."""
+    scaled = inventory.scale == "experiment"
+    if host.storage_nic is not None:
+        rate = host.storage_nic.gbit_per_s if scaled else None
+        yield Nic(
+            host.storage_nic.name,
+            "storage",
+            host.storage_nic.address or _address_of(host, host.storage_nic.name, facts),
+            rate * 1e9 / 8 if rate else None,
+        )
+    for nic in host.compute_nics[:1]:
+        yield Nic(nic.name, "compute", nic.address or _address_of(host, nic.name, facts))
+
+
+def _address_of(host: InventoryHost, name: str, facts: HostFacts) -> str:
+    interface = facts.network.interface(name)
+    if interface is None or not interface.usable:
+        raise HostError(host.name, f"NIC {name}: has no address, expected one; fix: ip address add")
+    return interface.usable[0].address
+
+
+def _rdma(host: InventoryHost, facts: HostFacts) -> tuple[str, int, int] | None:
+    """The compute NIC's RDMA port, where the inventory or the host names one."""
+    if not host.compute_nics or not host.compute_nics[0].device:
+        return None
+    nic = host.compute_nics[0]
+    return nic.device, nic.port, nic.gid_index
+
+
+def _address_towards(address: str) -> str:
+    """This machine's own, as packets to ``address`` carry it; none is sent (udp(7))."""
+    try:
+        [*_, (family, _, _, _, target)] = socket.getaddrinfo(address, _UDP_DISCARD, type=socket.SOCK_DGRAM)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(target)
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise HostError(
+            "control",
+            f"no way to {address}: {error.strerror}; fix: set control_address in the inventory",
+        ) from None
+
+
+def _kind(inventory: Inventory) -> str:
+    return type(inventory.launcher).__name__.removesuffix("Launcher").lower()
