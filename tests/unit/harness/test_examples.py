@@ -104,6 +104,7 @@ def nightly(tmp_path: Path, dualpath: str, **settings: str) -> Iterator[subproce
     environment = {
         "PATH": f"{command.parent}:{os.environ['PATH']}",
         "RESULTS": str(tmp_path / "results"),
+        "INVENTORY": "rack.toml",
         **settings,
     }
     with subprocess.Popen(
@@ -128,7 +129,7 @@ def test_the_nightly_script_keeps_the_last_nights_and_passes_the_status_on(
         (results / f"2026010{night}T020000Z" / "run").mkdir(parents=True)
     (results / "notes").mkdir()
     with nightly(
-        tmp_path, f'echo "$@"; mkdir "$4"; exit {status}', KEEP="3", EXPERIMENT="my.toml"
+        tmp_path, f'echo "$@"; mkdir "$6"; exit {status}', KEEP="3", EXPERIMENT="my.toml"
     ) as process:
         said, _ = process.communicate(timeout=30)
         assert process.returncode == status, said
@@ -138,7 +139,7 @@ def test_the_nightly_script_keeps_the_last_nights_and_passes_the_status_on(
     assert (tonight / "run").is_dir()
     arguments = said.split()
     assert reached(arguments) == "run"
-    assert arguments[1:4] == ["my.toml", "--out", str(tonight / "run")]
+    assert arguments[1:6] == ["my.toml", "--inventory", "rack.toml", "--out", str(tonight / "run")]
 
 
 def test_the_nightly_script_hands_a_time_limit_on(tmp_path: Path) -> None:
