@@ -11,12 +11,12 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from harness import launchers
 from harness.console import JsonOption, notes, out, print_json
 from harness.experiment import ExperimentError, load_experiment
 from harness.inventory import Inventory, InventoryHost, LauncherSection, StoragePlace, load_inventory
 from harness.inventory.choosing import chosen_hosts, on_hosts
 from harness.inventory.sections import Role, default_names
+from harness.launchers import open_launcher
 from harness.preflight.examine import Preflight, ask, examine
 from harness.preflight.findings import Finding, one_line
 from harness.preflight.first_inventory import common_mounts, first_inventory
@@ -76,7 +76,7 @@ def check(
 
 
 async def _examined(rack: Inventory, needs: Needs | None) -> Preflight:
-    async with launchers.open_launcher(rack) as launcher:
+    async with open_launcher(rack) as launcher:
         return await examine(launcher, rack, needs)
 
 
@@ -141,7 +141,7 @@ def discover(
 
 async def _discovered(rack: Inventory) -> tuple[str, dict[str, Answer]]:
     """The first inventory, and what it was made from."""
-    async with launchers.open_launcher(rack) as launcher:
+    async with open_launcher(rack) as launcher:
         answers = await ask(launcher, rack)
         if rack.storage is None and len(mounts := common_mounts(answers)) == 1:
             # Which NIC leads there, only another look tells.

@@ -13,12 +13,14 @@ from msgspec.structs import replace
 
 from harness.host_error import HostError
 from harness.inventory import Inventory, InventoryHost
+from harness.inventory.sections import Role
 from harness.launchers import Launcher
 from harness.preflight.case import address_of
 from harness.preflight.facts import HostFacts, Reach, decode_facts, decode_reach
 from harness.preflight.findings import Finding
 from harness.preflight.judgement import Answer, findings
 from harness.preflight.needs import Needs
+from harness.preflight.pairs import chosen_peers
 from harness.preflight.program import program
 
 _RUN_TIMEOUT_S = 40.0
@@ -26,7 +28,7 @@ _RUN_TIMEOUT_S = 40.0
 _HOST_TIMEOUT_S = 90.0
 """With the connection to the host, for which a launcher has its own deadline."""
 _NO_SUCH_COMMAND = 127
-_OTHER_ROLE = {"prefill": "decode", "decode": "prefill"}
+_ROLES: tuple[Role, Role] = ("prefill", "decode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +48,14 @@ async def examine(launcher: Launcher, inventory: Inventory, needs: Needs | None)
     """Ask all hosts at once and judge what they say:
 
     1. each looks at itself (`hosts.probe`); one that cannot be reached is a finding
-    2. each prefill host looks for the decode hosts' compute NICs through its own, and the other way round
+    2. each prefill host looks for decode hosts' compute NICs through its own, and the other way round
     3. every check of every host, and of the rack
 
     Raises nothing for a host that fails.
     """
     answers = await ask(launcher, inventory)
     facts = {name: answer for name, answer in answers.items() if isinstance(answer, HostFacts)}
-    looking = {host.name: _peers_question(host, inventory, facts) for host in inventory.hosts}
-    asked = {name: question for name, question in looking.items() if question}
+    asked = _peers_questions(inventory, facts)
     found = await asyncio.gather(*(_reach(launcher, inventory, name, asked[name]) for name in asked))
     for name, reach in zip(asked, found, strict=True):
         answers[name] = facts[name] = replace(facts[name], reach=reach)
@@ -114,28 +115,24 @@ def _unanswered(error: HostError, check: str) -> Finding:
     return Finding("error", error.host, check, evidence, fix)
 
 
-def _peers_question(
-    host: InventoryHost, inventory: Inventory, facts: Mapping[str, HostFacts]
-) -> dict[str, Any] | None:
-    """From which address to look for which peers; None without a compute NIC or anyone to look for."""
-    own = facts.get(host.name)
-    if own is None or not host.compute_nics:
-        return None
-    interface, source = (
-        own.network.interface(host.compute_nics[0].name),
-        address_of(host.compute_nics[0], own),
-    )
-    peers = {
-        peer.name: address_of(peer.compute_nics[0], facts[peer.name])
-        for peer in inventory.hosts
-        if peer.role == _OTHER_ROLE.get(host.role) and peer.name in facts and peer.compute_nics
-    }
-    peers = {
-        name: address for name, address in peers.items() if address and (":" in address) == (":" in source)
-    }
-    if interface is None or not source or not peers:
-        return None
-    return {"reach": {"source": source, "mtu": interface.mtu, "peers": peers}}
+def _peers_questions(inventory: Inventory, facts: Mapping[str, HostFacts]) -> dict[str, dict[str, Any]]:
+    """From which address each host is to look for which peers, of the same family (IPv4 or IPv6); not for
+    hosts without a compute NIC or anyone to look for."""
+    nics = {host.name: host.compute_nics[0] for host in inventory.hosts if host.compute_nics}
+    addresses = {name: address_of(nic, facts[name]) for name, nic in nics.items() if name in facts}
+    questions = {}
+    for is_ipv6 in (False, True):
+        alike = {name for name, address in addresses.items() if address and (":" in address) == is_ipv6}
+        prefill, decode = (
+            [host.name for host in inventory.of_role(role) if host.name in alike] for role in _ROLES
+        )
+        for name, peers in chosen_peers(prefill, decode).items():
+            interface = facts[name].network.interface(nics[name].name)
+            if interface and peers:
+                looked_for = {peer: addresses[peer] for peer in peers}
+                reach = {"source": addresses[name], "mtu": interface.mtu, "peers": looked_for}
+                questions[name] = {"reach": reach}
+    return questions
 
 
 async def _reach(launcher: Launcher, inventory: Inventory, host: str, question: Mapping[str, Any]) -> Reach:

@@ -38,6 +38,7 @@ RACK_CHECKS: tuple[Callable[[Rack], Iterator[Finding]], ...] = (
     rack.one_role_a_host,
     rack.python_versions,
     rack.shared_store,
+    network.pairs,
     network.rates,
     network.mtus,
 )

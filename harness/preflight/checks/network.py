@@ -48,6 +48,15 @@ def peers(case: Case) -> Iterator[Finding]:
             yield case.error("compute network", f"{at}: {problem}: {who}", _readdress(case, nic))
 
 
+def pairs(rack: Rack) -> Iterator[Finding]:
+    """How many pairs of a prefill and a decode host were tried, either way, where it was not all of them."""
+    roles = Counter(host.role for host in rack.answered if host.compute_nics)
+    everyone = 2 * roles["prefill"] * roles["decode"]
+    tried = sum(len(facts.reach.peers) for facts in rack.facts.values() if facts.reach)
+    if 0 < tried < everyone:
+        yield Finding("info", "", "compute network", f"{tried} of {everyone} pairs of hosts tried")
+
+
 def _problem(peer: Peer, nic: str) -> tuple[str, str]:
     """What is wrong between a NIC and a peer's, and of what kind."""
     if peer.route.error:
