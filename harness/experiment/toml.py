@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from msgspec import inspect
 from harness.experiment.errors import ExperimentError, did_you_mean
 
 _NOT_A_CHOICE = "Invalid enum value "
+_NO_SUCH_KEY = "Object contains unknown field "
 _T = TypeVar("_T")
 
 
@@ -41,17 +42,35 @@ def _in_words(message: str, kind: type, document: dict[str, Any]) -> str:
     In a path, ``[...]`` is one of a table's keys.
     """
     what, at, path = message.rpartition(" - at `$.")
-    if not at:
-        return message
-    path = path.rstrip("`")
+    what, path = (what, path.rstrip("`")) if at else (message, "")
+    at = f"{path}: " if path else ""
+    types = list(_types_at(inspect.type_info(kind), re.findall(r"[a-z_]+", path)))
+    found = _found(document, path)
     if what.startswith(_NOT_A_CHOICE):
         quoted = what.removeprefix(_NOT_A_CHOICE)
-        choices = _choices(inspect.type_info(kind), re.findall(r"[a-z_]+", path))
-        hint = did_you_mean(quoted[1:-1], choices)
-        return f"{path}: found {quoted}, expected one of {', '.join(choices)}{hint}"
-    found = _found(document, path)
-    shown = "" if found is None or (isinstance(found, dict) and path[-1] != "]") else f", found {found!r}"
-    return f"{path}: {what}{shown}"
+        choices = [str(value) for of in types if isinstance(of, inspect.LiteralType) for value in of.values]
+        return f"{at}found {quoted}{_instead(quoted[1:-1], choices)}"
+    if what.startswith(_NO_SUCH_KEY):
+        key = what.removeprefix(_NO_SUCH_KEY)[1:-1]
+        return f"{at}unknown field `{key}`{_instead(key, _keys(types, found))}"
+    told = path and found is not None and not (isinstance(found, dict) and path[-1] != "]")
+    return f"{at}{what}, found {found!r}" if told else f"{at}{what}"
+
+
+def _instead(found: str, choices: Sequence[str]) -> str:
+    return f", expected one of {', '.join(choices)}{did_you_mean(found, choices)}"
+
+
+def _keys(types: Sequence[inspect.Type], found: Any) -> list[str]:
+    """Those of a section, of the kind that it says it is."""
+    sections = [of for of in types if isinstance(of, inspect.StructType)]
+    keys: list[str] = []
+    for section in sections:
+        if section.tag_field is None:
+            keys += [field.encode_name for field in section.fields]
+        elif isinstance(found, dict) and found.get(section.tag_field) == section.tag:
+            keys += [section.tag_field, *(field.encode_name for field in section.fields)]
+    return keys
 
 
 def _found(document: dict[str, Any], path: str) -> Any:
@@ -65,22 +84,22 @@ def _found(document: dict[str, Any], path: str) -> Any:
     return found
 
 
-def _choices(kind: inspect.Type, path: Sequence[str]) -> list[str]:
-    """What the literal at a path may be."""
+def _types_at(kind: inspect.Type, path: Sequence[str]) -> Iterator[inspect.Type]:
+    """What may be at a path."""
     match kind:
-        case inspect.LiteralType():
-            return list(map(str, kind.values))
         case inspect.UnionType():
-            return [choice for member in kind.types for choice in _choices(member, path)]
+            for member in kind.types:
+                yield from _types_at(member, path)
         case inspect.DictType():
-            return _choices(kind.value_type, path)
+            yield from _types_at(kind.value_type, path)
         case inspect.CollectionType():
-            return _choices(kind.item_type, path)
-        case inspect.StructType():
-            return [
-                c for field in kind.fields if field.name == path[0] for c in _choices(field.type, path[1:])
-            ]
-    return []
+            yield from _types_at(kind.item_type, path)
+        case inspect.StructType() if path:
+            for field in kind.fields:
+                if field.name == path[0]:
+                    yield from _types_at(field.type, path[1:])
+        case _:
+            yield kind
 
 
 def encode(section: msgspec.Struct) -> str:

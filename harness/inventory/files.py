@@ -21,15 +21,16 @@ def load_inventory(path: Path) -> Inventory:
 
 def _problems(inventory: Inventory) -> Iterator[str]:
     """What the types cannot say, a line each."""
+    twice: set[str] = set()
     for key in ("name", "address", "node"):
         counts = Counter(getattr(host, key) for host in inventory.hosts)
-        for value, count in counts.items():
-            if count > 1:
-                owners = ", ".join(host.name for host in inventory.hosts if getattr(host, key) == value)
-                yield (
-                    f"hosts: found {key} '{value}' {count} times ({owners}), expected a host of its own for "
-                    "each entry: a host has one role and is listed once"
-                )
+        for value in [value for value, count in counts.items() if count > 1 and value not in twice]:
+            twice.add(value)  # once a value: an address or node that is left out is the name
+            owners = ", ".join(host.name for host in inventory.hosts if getattr(host, key) == value)
+            yield (
+                f"hosts: found {key} '{value}' {counts[value]} times ({owners}), expected a host of its own "
+                "for each entry: a host has one role and is listed once"
+            )
     for role in ("prefill", "decode"):
         if not any(host.role == role for host in inventory.hosts):
             yield f"hosts: found none of role '{role}', expected at least one"

@@ -97,7 +97,12 @@ def test_a_replaced_figure_keeps_its_unit_and_names_the_experiment_file() -> Non
         (("agents = 4", 'agents = "4"'), "replay.agents: Expected `int`, got `str`, found '4'"),
         (("prefill_hosts = 1", "prefill_hosts = 0"), "cluster.prefill_hosts: Expected `int` >= 1, found 0"),
         (("bytes_divisor = 512", "bytes_divisor = -1"), "scale.bytes_divisor: Expected `float` > 0"),
-        (("agents = 4", "agents = 4\nspeed = 1"), "unknown field `speed`"),
+        (
+            ("agents = 4", "agents = 4\nagent = 1"),
+            "replay: unknown field `agent`, expected one of agents, turns_per_agent, ",
+        ),
+        (("agents = 4", "agents = 4\nagent = 1"), "; did you mean 'agents'?"),
+        (('name = "x"', 'name = "x"\nspeed = 3'), "unknown field `speed`, expected one of name, "),
         (("agents = 4", "agents = 4\nagents_per_s = inf"), "replay.agents_per_s: Expected `float` <= 1.79"),
         (
             ("paper-64k", "paper-64"),

@@ -82,7 +82,17 @@ def test_a_file_that_is_there_stays(
             [],
             "hosts: found name 'p0' 2 times (p0, p0), expected a host of its own",
         ),
-        (('kind = "ssh"', 'kind = "ssh"\nusr = "bob"'), [], "unknown field `usr`"),
+        (
+            ('kind = "ssh"', 'kind = "ssh"\nusr = "bob"'),
+            [],
+            "rack.toml: launcher: unknown field `usr`, expected one of kind, user, port, key, known_hosts, jump, "
+            "concurrency, connect_timeout_s; did you mean 'user'?",
+        ),
+        (
+            ('role = "decode"', 'role = "decode"\nstorag_nic = "eth1"'),
+            [],
+            "rack.toml: hosts[1]: unknown field `storag_nic`, expected one of name, role, ",
+        ),
         (('role = "decode"', 'role = "decoder"'), [], "hosts[1].role: found 'decoder', expected one of"),
         (("", ""), ["no-such-experiment"], "no experiment named 'no-such-experiment'"),
     ],
