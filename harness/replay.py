@@ -253,7 +253,7 @@ class Replay:
                     self._watch.finished(self._real_s(now_ns), self._real_s(tpot_ns))
                 turn.done.set_result(None)
             case Failed():
-                turn.done.set_exception(HostError(host, f"{turn.record}: {event.reason}"))
+                turn.done.set_exception(HostError(event.host, f"{turn.record}: {event.reason}"))
 
     def _now_ns(self) -> int:
         return time.monotonic_ns() - self._began_at_ns

@@ -24,7 +24,7 @@ from hosts.content import fill_blocks
 from hosts.control_stream import ControlLostError, attach
 from hosts.counters import open_counters
 from hosts.credentials import Credentials, decode_credentials
-from hosts.decode import DecodeService
+from hosts.decode import DecodeService, PrefillError
 from hosts.facts import host_facts
 from hosts.host import Host, open_host
 from hosts.prefill import PrefillService
@@ -152,7 +152,8 @@ class Agent:
             await self._decode.serve(order)
         except Exception as error:
             _log.exception("turn %d failed", order.turn_id)
-            await self._report(Failed(self._name, _reason(error), order.turn_id))
+            host = order.prefill_host if isinstance(_first(error), PrefillError) else self._name
+            await self._report(Failed(host, _reason(error), order.turn_id))
 
     def _in_band(self, payload: bytes) -> None:
         match message := decode_in_band(payload):
@@ -173,7 +174,7 @@ class Agent:
     async def _tell_prefill_failed(self, request: PrefillRequest, reason: str) -> None:
         """Tell the decode host, which owns the turn, or the control node if that one is out of reach."""
         turn_id = request.order.turn_id
-        failed = PrefillFailed(turn_id, f"prefill host {self._name}: {reason}")
+        failed = PrefillFailed(turn_id, reason)
         try:
             decode_host = await self._host.peer(request.decode_host)
             await decode_host.notify(encode(failed))
@@ -225,11 +226,19 @@ class Agent:
 
 def _reason(error: BaseException) -> str:
     """One line naming what went wrong, of the first error if several happened together."""
+    match first := _first(error):
+        case TimeoutError() if not str(first):
+            return "deadline passed"
+        case PrefillError():
+            return str(first)  # its kind and what it says, of where it happened
+        case _:
+            return f"{type(first).__name__}: {first}"
+
+
+def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    if isinstance(error, TimeoutError) and not str(error):
-        return "deadline passed"
-    return f"{type(error).__name__}: {error}"
+    return error
 
 
 async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:

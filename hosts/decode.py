@@ -43,6 +43,10 @@ class TurnError(Exception):
     """A turn that this host cannot finish: where and why."""
 
 
+class PrefillError(Exception):
+    """The turn's prefill host says that it cannot do its part: why."""
+
+
 @dataclass(slots=True)
 class _Turn:
     order: TurnOrder
@@ -85,12 +89,13 @@ class DecodeService:
         if waiting is None or waiting.done():
             return  # the turn was given up: its repetition is failing already
         if isinstance(answer, PrefillFailed):
-            waiting.set_exception(TurnError(answer.reason))
+            waiting.set_exception(PrefillError(answer.reason))
         else:
             waiting.set_result(answer)
 
     async def serve(self, order: TurnOrder) -> None:
-        """One turn; raises TurnError, TransferError, StorageError or TimeoutError, perhaps in a group."""
+        """One turn; raises TurnError, PrefillError, TransferError, StorageError or TimeoutError, perhaps in a
+        group."""
         turn = _Turn(order)
         async with asyncio.timeout(self._host.config.turn_timeout_s):
             with self._hbm_for(order):

@@ -71,7 +71,7 @@ class EmulatedCluster(Cluster):
 
     def _start_storage(self) -> None:
         prefix = self.scratch / "nginx"
-        prefix.mkdir()
+        prefix.mkdir(exist_ok=True)
         address = self.host("storage").storage_address
         namespace = self._namespaces["storage"]
         server = start_storage_server(

@@ -36,7 +36,7 @@ class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class RunClaim:
     """A run's id, scratch directory and record, from ``__enter__`` to ``__exit__``; ``inventory`` as in
-    `RunRecord`. The record stays, a dead run's, if ``incomplete`` has been set: something is left on a host.
+    `RunRecord`. The record stays, a dead run's, if ``left`` says that something is still on a host, and why.
 
     The scratch directory is made in ``scratch_parent``, by default where temporary files go. Raises
     ClusterError when either cannot be written.
@@ -45,7 +45,7 @@ class RunClaim:
     def __init__(
         self, state_dir: Path | None = None, scratch_parent: Path | None = None, inventory: str = ""
     ) -> None:
-        self.incomplete = False
+        self.left = ""
         self._inventory = inventory
         self.run_id = secrets.token_hex(4)
         # tempfile.gettempdir would try the directory with a file, which an interrupt could leave there.
@@ -76,7 +76,7 @@ class RunClaim:
     ) -> None:
         try:
             shutil.rmtree(self.scratch)
-            if not self.incomplete:
+            if not self.left:
                 self._withdraw()
         finally:
             # A directory that could not be removed keeps its record, now a dead run's, for ``cleanup``.

@@ -102,19 +102,24 @@ def port(network: Network, endpoint: str) -> str:
     return f"{network[:4]}-{endpoint}"
 
 
+def bridge(network: Network) -> str:
+    """The switch's bridge of a network."""
+    return f"br-{network[:4]}"
+
+
 def switch_commands(topology: Topology, namespace_paths: dict[str, str]) -> list[str]:
     """``ip`` batch lines for the switch: a bridge a network, a veth pair a NIC, its far end in the host."""
     lines = []
     for network in NIC_NAMES:
         # No spanning tree, no multicast snooping: nothing but the hosts' own frames on the counters.
-        lines.append(f"link add name br-{network[:4]} type bridge stp_state 0 mcast_snooping 0")
-        lines.append(f"link set dev br-{network[:4]} addrgenmode none up")
+        lines.append(f"link add name {bridge(network)} type bridge stp_state 0 mcast_snooping 0")
+        lines.append(f"link set dev {bridge(network)} addrgenmode none up")
     for endpoint in topology.endpoints:
         for nic in endpoint.nics:
-            near, bridge = port(nic.network, endpoint.name), f"br-{nic.network[:4]}"
+            near = port(nic.network, endpoint.name)
             far = f"name {nic.name} mtu {nic.mtu_bytes} netns {namespace_paths[endpoint.name]}"
             lines.append(f"link add name {near} mtu {nic.mtu_bytes} type veth peer {far}")
-            lines.append(f"link set dev {near} {_QUIET} master {bridge} up")
+            lines.append(f"link set dev {near} {_QUIET} master {bridge(nic.network)} up")
     return lines
 
 

@@ -56,7 +56,14 @@ class RackGround:
         run.store.save("inventory.toml", to_toml(self.inventory).encode())
         taken = chosen_hosts(self.inventory, run.preparation.experiment)
         with RunClaim(inventory=to_toml(taken)) as claim:
-            yield lambda: _site(taken, self.calibration, claim, run)
+            try:
+                yield lambda: _site(taken, self.calibration, claim, run)
+            except BaseException as error:
+                if claim.left:
+                    error.add_note(claim.left)
+                raise
+            if claim.left:
+                run.store.metadata["warnings"].append(claim.left)
 
 
 @asynccontextmanager
@@ -95,9 +102,9 @@ def _heed(found: Preflight, run: Run) -> None:
     errors = [finding for finding in found.findings if finding.severity == "error"]
     if errors:
         first = errors[0]
+        fix = f"; fix: {first.fix}" if first.fix else ""
         more = f"; and {len(errors) - 1} more, see 'dualpath check'" if len(errors) > 1 else ""
-        reason = f"{first.check}: {first.evidence}; fix: {first.fix}{more}"
-        raise HostError(first.host or "control", reason)
+        raise HostError(first.host or "control", f"{first.check}: {first.evidence}{fix}{more}")
     warnings = [finding for finding in found.findings if finding.severity == "warning"]
     run.store.metadata["warnings"] = [
         *run.preparation.warnings,

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from harness.bundle import Installed
 from harness.cluster import RunClaim
 from harness.host_error import HostError
-from harness.inventory import Inventory, InventoryHost
+from harness.inventory import Inventory, InventoryHost, StoragePlace
 from harness.launchers import Launcher
 
 _MAKE_TIMEOUT_S = 30.0
 _REMOVE_TIMEOUT_S = 300.0
+_TRIES = 2
+"""The first host may be what the run failed of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +29,40 @@ class RackStorage:
 
     @asynccontextmanager
     async def made(self) -> AsyncIterator[None]:
-        """The place, there meanwhile; what cannot be removed leaves the run's record for a clean-up."""
-        client = self._client()
+        """The place, there meanwhile; what cannot be removed makes the run's record stay for a clean-up."""
+        [writers, *_] = self._views()
         try:
-            await leftovers(self.launcher, self.inventory, client, self.installed, "make", self.claim.run_id)
+            await self._leftovers(writers[0], "make")
             yield
         finally:
-            try:
-                await leftovers(
-                    self.launcher, self.inventory, client, self.installed, "remove", self.claim.run_id
-                )
-            except HostError:
-                self.claim.incomplete = True
+            await self._remove()
 
-    def _client(self) -> InventoryHost:
-        """Who writes what is read, and so may remove it."""
-        return (self.inventory.of_role("storage") or list(self.inventory.hosts))[0]
+    async def _remove(self) -> None:
+        """In every view of the store: a server that has removed it has nothing more under way that would
+        bring a part of it back. Where one host fails, by another."""
+        self.claim.left = ""  # whatever an earlier attempt had to leave
+        for hosts in self._views():
+            for host in hosts[:_TRIES]:
+                try:
+                    await self._leftovers(host, "remove")
+                    break
+                except HostError as error:
+                    reason = error
+            else:
+                self.claim.left = (
+                    f"what it stored may not all be gone ({reason}); 'dualpath cleanup' removes it when that "
+                    "is over"
+                )
+
+    def _views(self) -> list[list[InventoryHost]]:
+        """Hosts by how they see the store, those first who write what is read."""
+        views: dict[StoragePlace, list[InventoryHost]] = {}
+        for host in sorted(self.inventory.hosts, key=lambda host: host.role != "storage"):
+            views.setdefault(self.inventory.storage_of(host), []).append(host)
+        return list(views.values())
+
+    async def _leftovers(self, host: InventoryHost, action: str) -> None:
+        await leftovers(self.launcher, self.inventory, host, self.installed, action, self.claim.run_id)
 
 
 async def leftovers(

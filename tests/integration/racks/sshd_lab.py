@@ -26,6 +26,7 @@ import tomli_w
 from harness.cluster import ClusterHost, ClusterSpec
 from harness.cluster.emulated import EmulatedCluster
 from harness.cluster.namespaces import port as switch_port
+from hosts.config import Network
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 SPEC = ClusterSpec(1, 1, storage_nic_bytes_per_s=12.5e6, compute_nic_bytes_per_s=25e6)
@@ -53,10 +54,11 @@ class SshdLab:
     """A rack that is up. ``key`` is the user's, that ``inventory`` names with ``known_hosts``.
 
     Every host has a directory of its own, ``directory``/hosts/NAME, and sees it as ``home``, which is the
-    inventory's.
+    inventory's. What runs with ``prefix`` has a /run of its own, ``control_run``: runs are recorded there.
+    ``apart``: a host has its own process ids and sees no other's processes.
     """
 
-    def __init__(self, cluster: EmulatedCluster, directory: Path) -> None:
+    def __init__(self, cluster: EmulatedCluster, directory: Path, *, apart: bool = False) -> None:
         self.cluster = cluster
         self.hosts = {host.name: host for host in cluster.hosts}
         self.directory = directory
@@ -64,9 +66,15 @@ class SshdLab:
         self.key = directory / "id_ed25519"
         self.known_hosts = directory / "known_hosts"
         self.inventory = directory / "rack.toml"
+        self._inits: dict[str, psutil.Process] = {}
+        self._apart = apart
         # Processes end with the thread that starts them: not the caller's, who may be ``inside``.
         self.starter = ThreadPoolExecutor(1)
-        self.prefix = ("nsenter", f"--net={cluster._namespaces['control'].path}", "--")
+        self.control_run = directory / "run"
+        self.control_run.mkdir()
+        own_run = ("unshare", "--mount", "--", "sh", "-c", 'mount --bind "$0" /run && exec "$@"')
+        network = ("nsenter", f"--net={cluster._namespaces['control'].path}", "--")
+        self.prefix = (*network, *own_run, str(self.control_run))
 
     def inside(self, action: Callable[[], None]) -> None:
         """Call something on the control node: in a thread that is on its network."""
@@ -77,22 +85,39 @@ class SshdLab:
         host = self.hosts[name]
         file = self.directory / f"{name}.sshd_config"
         file.write_text("".join(f"{line}\n" for line in (*config, *self._config(host))))
-        # In the mount namespace that every host has: sshd's directory, and the host's own.
+        log = self.log(name)
+        sshd = [str(SSHD), "-D", "-e", "-f", str(file)]
+        command = self._inside_host(name, sshd) if self._apart else self._set_up_host(name, sshd)
+        process = self._spawn(name, command)
+        end_at = time.monotonic() + READY_TIMEOUT_S
+        while not self._answers(host):
+            with suppress(subprocess.TimeoutExpired):
+                raise RuntimeError(f"sshd of {name} ended with {process.wait(0.01)}: {log.read_text()}")
+            assert time.monotonic() < end_at, f"sshd of {name} does not answer: {log.read_text()}"
+
+    def _set_up_host(self, name: str, command: Sequence[str]) -> list[str]:
+        """Run ``command`` with what a host's mount namespace is to have: sshd's directory, and its own."""
         setting = (
             'mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && mount --bind "$1" "$2" && shift 2 && '
             'exec "$@"'
         )
         own = self.directory / "hosts" / name
         own.mkdir(parents=True, exist_ok=True)
-        log = self.log(name)
-        sshd = [str(SSHD), "-D", "-e", "-f", str(file)]
-        command = ["sh", "-c", setting, "sh", str(own), str(self.home), *sshd]
-        process = self.starter.submit(self.cluster.spawn, name, command, log).result()
-        end_at = time.monotonic() + READY_TIMEOUT_S
-        while not self._answers(host):
-            with suppress(subprocess.TimeoutExpired):
-                raise RuntimeError(f"sshd of {name} ended with {process.wait(0.01)}: {log.read_text()}")
-            assert time.monotonic() < end_at, f"sshd of {name} does not answer: {log.read_text()}"
+        return ["sh", "-c", setting, "sh", str(own), str(self.home), *command]
+
+    def _inside_host(self, name: str, command: Sequence[str]) -> list[str]:
+        """Run ``command`` below a host's init(1), which is there from the first time on."""
+        if name not in self._inits:
+            # Its children's ends are ignored: the kernel reaps them (wait(2)). It says when all is set up.
+            init = ["sh", "-c", 'trap "" CHLD; echo ready; exec sleep infinity']
+            unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+            parent = psutil.Process(self._spawn(name, self._set_up_host(name, [*unshare, *init])).pid)
+            _await(lambda: "ready" in self.log(name).read_text(), f"init of {name}")
+            [self._inits[name]] = parent.children()
+        return ["nsenter", f"--target={self._inits[name].pid}", "--mount", "--pid", "--", *command]
+
+    def _spawn(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        return self.starter.submit(self.cluster.spawn, name, command, self.log(name)).result()
 
     def log(self, name: str) -> Path:
         """What a host's sshd says."""
@@ -102,11 +127,16 @@ class SshdLab:
         """SIGKILL a host's sshd and what it has forked for each connection; commands are left."""
         _kill([process for process in self.processes(name) if process.name() == "sshd"])
 
-    def set_link(self, name: str, state: str) -> None:
-        """``up`` or ``down`` a host's management link at the switch's end: nobody is told of it."""
+    def set_link(self, name: str, state: str, network: Network = "management") -> None:
+        """Set something (ip-link(8): ``down``) of a host's link to a network, at the switch's end: nobody is
+        told of it."""
         switch = self.cluster._switch.path
-        port = switch_port("management", name)
-        subprocess.run(["nsenter", f"--net={switch}", "ip", "link", "set", port, state], check=True)
+        port = switch_port(network, name)
+        subprocess.run(["nsenter", f"--net={switch}", "ip", "link", "set", port, *state.split()], check=True)
+
+    def restart_storage(self) -> None:
+        """Start the storage server again."""
+        self.starter.submit(self.cluster._start_storage).result()
 
     def processes(self, name: str) -> list[psutil.Process]:
         """All that runs in a host's namespace."""
@@ -187,10 +217,12 @@ def write_key(file: Path) -> str:
 
 
 @contextmanager
-def sshd_lab(directory: Path, spec: ClusterSpec = SPEC) -> Iterator[SshdLab]:
-    """The rack, up; at the end all of it is gone but ``directory``."""
-    with EmulatedCluster(spec, scratch_parent=directory, state_dir=directory / "state") as cluster:
-        lab = SshdLab(cluster, directory)
+def sshd_lab(
+    directory: Path, spec: ClusterSpec = SPEC, store: Path | None = None, *, apart: bool = False
+) -> Iterator[SshdLab]:
+    """The rack, up, its KV store below ``store`` or ``directory``; at the end all of it is gone but these."""
+    with EmulatedCluster(spec, scratch_parent=store or directory, state_dir=directory / "state") as cluster:
+        lab = SshdLab(cluster, directory, apart=apart)
         try:
             lab.home.mkdir()
             (directory / "authorized_keys").write_text(write_key(lab.key))
@@ -202,6 +234,13 @@ def sshd_lab(directory: Path, spec: ClusterSpec = SPEC) -> Iterator[SshdLab]:
             # Commands do not carry the run's id: sshd gives them an environment of their own.
             _kill([process for name in lab.hosts for process in lab.processes(name)])
             lab.starter.shutdown()
+
+
+def _await(condition: Callable[[], bool], what: str) -> None:
+    end_at = time.monotonic() + READY_TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < end_at, f"{what}: not within {READY_TIMEOUT_S:g} s"
+        time.sleep(0.01)
 
 
 def _kill(processes: Sequence[psutil.Process]) -> None:

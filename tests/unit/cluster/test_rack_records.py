@@ -16,7 +16,7 @@ INVENTORY = '[[hosts]]\nname = "p0"\n'
 def test_a_run_that_could_not_remove_everything_leaves_its_record(tmp_path: Path) -> None:
     state = tmp_path / "state"
     with RunClaim(state, tmp_path, INVENTORY) as claim:
-        claim.incomplete = True
+        claim.left = "something"
     asked: list[RunRecord] = []
 
     def on_hosts(record: RunRecord) -> list[str]:
@@ -32,7 +32,7 @@ def test_a_run_that_could_not_remove_everything_leaves_its_record(tmp_path: Path
 def test_hosts_that_cannot_be_reached_keep_the_record(tmp_path: Path) -> None:
     state = tmp_path / "state"
     with RunClaim(state, tmp_path, INVENTORY) as claim:
-        claim.incomplete = True
+        claim.left = "something"
 
     def unreachable(_: RunRecord) -> list[str]:
         raise ClusterError("host p0: connection refused")

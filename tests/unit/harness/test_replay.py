@@ -230,6 +230,17 @@ def test_a_turn_that_fails_is_named_and_what_was_recorded_stays() -> None:
     assert f"1 turns in flight: session {session} turn {turn} (p0->d0)" == trial.repetition.in_flight()
 
 
+async def its_prefill_host_fails(
+    hosts: Hosts, host: str, order: TurnOrder
+) -> AsyncIterator[tuple[str, Message]]:
+    yield host, Failed(order.prefill_host, "storage: no such object", order.turn_id)
+
+
+def test_a_turn_that_fails_on_its_prefill_host_names_that() -> None:
+    with pytest.raises(HostError, match=r"host p0: session .* turn .* \(p0->d0\): storage: no such object"):
+        run(Trial(Hosts(serve=its_prefill_host_fails)).replay(at_once(PLANS[:1])))
+
+
 async def never(hosts: Hosts, host: str, order: TurnOrder) -> AsyncIterator[tuple[str, Message]]:
     yield host, FirstToken(order.turn_id)
     hosts.lose("p0")

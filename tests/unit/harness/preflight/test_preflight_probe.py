@@ -8,6 +8,9 @@ import shutil
 import signal
 import sys
 import threading
+import urllib.error
+import urllib.request
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
@@ -201,10 +204,14 @@ def test_a_server_that_hangs_hides_nothing_else(tmp_path: Path) -> None:
         process.send_signal(signal.SIGSTOP)
         facts = decode_facts(probe([{"url": url}, {"mount": str(tmp_path)}]))
         process.send_signal(signal.SIGCONT)
+        with suppress(urllib.error.HTTPError):  # 404, after all that was asked before
+            urllib.request.urlopen(f"{url}/nothing", timeout=10)
+        left = list((tmp_path / "root").iterdir())
     hanging, directory = facts.stores
     assert "timed out" in hanging.error
     assert hanging.local_address == "127.0.0.1"
     assert directory.write_error == ""
+    assert left == []
 
 
 def test_a_part_that_hangs_or_breaks_is_a_fact(monkeypatch: pytest.MonkeyPatch) -> None:
