@@ -1,0 +1,14 @@
+"""Ray's errors in words."""
+
+from __future__ import annotations
+
+from ray.exceptions import ActorDiedError, RayError
+
+
+class LostError(Exception):
+    """A host's actor is gone, in words."""
+
+
+def why_lost(error: RayError) -> str:
+    """Why an actor does not answer."""
+    return repr(error)
