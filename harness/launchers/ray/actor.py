@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The Ray driver, a process of its own: answers what the control process asks, and ends with it.
+"""The Ray driver, a process of its own: does what the control process asks for, and ends with it.
 
 `python -m harness.launchers.ray.driver FD`: ``FD`` is a socket to the control process. Its end ends everything
 that was started, then the driver. Where the driver ends without a word Ray ends the actors, and with them the
@@ -18,7 +18,7 @@ from harness.launchers.ray.connect import connected
 from harness.launchers.ray.messages import (
     MAX_BYTES,
     Answer,
-    Asked,
+    Call,
     Cancel,
     Ended,
     Lost,
@@ -26,6 +26,7 @@ from harness.launchers.ray.messages import (
     Opened,
     Reach,
     Reached,
+    Reply,
     Request,
     Run,
     Start,
@@ -52,52 +53,53 @@ async def _serve(control: socket.socket) -> None:
     try:
         with suppress(EOFError, OSError):  # the control process is done, or gone
             while True:
-                calls.take(await line.receive(Asked))  # type: ignore[arg-type] # a union is no class
+                calls.take(await line.receive(Call))
     finally:
         await calls.close()
         ray.shutdown()
 
 
 class Calls:
-    """What is being done for the control process, by the ids of its requests."""
+    """What is being done for the control process."""
 
     def __init__(self, line: Line, shells: Shells) -> None:
         self._line = line
         self._shells = shells
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
-    def take(self, asked: Request | Cancel) -> None:
+    def take(self, call: Call) -> None:
         """Begin with a request, or give one up."""
-        if isinstance(asked, Cancel):
-            if (task := self._tasks.get(asked.id)) is not None:
-                task.cancel()
-        else:
-            self._tasks[asked.id] = task = asyncio.create_task(self._answer(asked))
-            task.add_done_callback(lambda _: self._tasks.pop(asked.id))
+        if not isinstance(call.request, Cancel):
+            self._tasks[call.id] = task = asyncio.create_task(self._reply(call.id, call.request))
+            task.add_done_callback(lambda _: self._tasks.pop(call.id))
+        elif call.id in self._tasks:
+            self._tasks[call.id].cancel()
 
     async def close(self) -> None:
-        """End everything; what was started is told of, as far as somebody listens."""
+        """End everything; how what was started has ended is told as far as somebody listens."""
         await self._shells.close()
-        for task in self._tasks.values():
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _answer(self, request: Request) -> None:
+    async def _reply(self, call_id: int, request: Request) -> None:
+        def started() -> None:
+            self._line.post(Reply(call_id, Reached()))
+
+        answer: Answer
         try:
-            self._line.post(await self._answered(request))
+            match request:
+                case Reach():
+                    await self._shells.reach(request.host)
+                    answer = Reached()
+                case Run():
+                    answer = await self._shells.run(request)
+                case Start():
+                    answer = Ended(await self._shells.start(request, started))
         except LostError as error:
-            self._line.post(Lost(request.id, str(error)))
-
-    async def _answered(self, request: Request) -> Answer:
-        match request:
-            case Reach():
-                await self._shells.reach(request.host)
-                return Reached(request.id)
-            case Run():
-                return await self._shells.run(request)
-            case Start():
-                how = await self._shells.start(request, lambda: self._line.post(Reached(request.id)))
-                return Ended(request.id, how)
+            answer = Lost(str(error))
+        self._line.post(Reply(call_id, answer))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
-"""What control process and driver say to each other, over a pair of sockets (`hosts.line.Line`).
-
-Requests carry an ``id`` of the caller's, and their answers the same.
-"""
+"""What control process and driver say to each other, over a pair of sockets (`hosts.line.Line`): first `Open`
+and `Opened`, then any number of `Call` and `Reply`."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Open(Message, frozen=True):
-    """The first one, to the driver: connect to a cluster. ``nodes``: what the inventory calls them, by host."""
+    """To the driver: connect to a cluster. ``nodes``: what the inventory calls them, by host."""
 
     address: str
     start_timeout_s: float
@@ -24,32 +22,29 @@ class Open(Message, frozen=True):
 
 
 class Opened(Message, frozen=True):
-    """The answer. ``problem``: why there is no connection, in words, or ''."""
+    """From the driver. ``problem``: why there is no connection, in words, or ''."""
 
     problem: str
 
 
 class Reach(Message, frozen=True):
-    """Put an actor on a host; answered by `Reached` or `Lost`. It takes a second; other requests do it, too."""
+    """Have an actor on a host; answered by `Reached`. The other requests see to that, too."""
 
-    id: int
     host: str
 
 
 class Run(Message, frozen=True):
-    """Run a shell line; answered by `Done` or `Lost`. ``source``: a file to feed it after ``stdin``, or ''."""
+    """Run a shell line; answered by `Done`. ``source``: a file that it reads after ``stdin``, or ''."""
 
-    id: int
     host: str
     line: str
-    stdin: bytes
+    stdin: bytes = b""
     source: str = ""
 
 
 class Start(Message, frozen=True):
-    """Start a shell line; answered by `Lost`, or by `Reached` and at last by `Ended`."""
+    """Start a shell line; answered by `Reached` when it runs, and at last by `Ended`."""
 
-    id: int
     host: str
     line: str
     stdin: bytes
@@ -57,21 +52,16 @@ class Start(Message, frozen=True):
 
 
 class Cancel(Message, frozen=True):
-    """Nobody waits for an answer any more: end what runs for it."""
-
-    id: int
+    """Nobody waits for the answer to this call any more: end what runs for it."""
 
 
 class Reached(Message, frozen=True):
-    """There is an actor, or a command has been started."""
-
-    id: int
+    """There is an actor, or a line has been started."""
 
 
 class Done(Message, frozen=True):
-    """A line has ended, with a status like that of `Completed`."""
+    """A line has ended; ``status`` as in `Completed`."""
 
-    id: int
     status: int
     stdout: bytes
     stderr: bytes
@@ -80,17 +70,28 @@ class Done(Message, frozen=True):
 class Ended(Message, frozen=True):
     """A started line has ended, or its host was lost; in words."""
 
-    id: int
     how: str
 
 
 class Lost(Message, frozen=True):
     """The host that was asked for cannot be reached, or not any more; in words."""
 
-    id: int
     reason: str
 
 
 Request = Reach | Run | Start
-Asked = Request | Cancel
 Answer = Reached | Done | Ended | Lost
+
+
+class Call(Message, frozen=True):
+    """To the driver. ``id`` is the caller's."""
+
+    id: int
+    request: Request | Cancel
+
+
+class Reply(Message, frozen=True):
+    """From the driver, to the call of that ``id``."""
+
+    id: int
+    answer: Answer

@@ -47,11 +47,15 @@ class Placement:
             node = find(wanted, list(map(node_of, await asyncio.to_thread(ray.nodes))))
         except NoNodeError as error:
             raise LostError(str(error)) from error
-        placed = ray.remote(actor.HostShell).options(
-            num_cpus=0,
-            max_concurrency=_CALLS_AT_A_TIME,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
-        ).remote()
+        placed = (
+            ray.remote(actor.HostShell)
+            .options(
+                num_cpus=0,
+                max_concurrency=_CALLS_AT_A_TIME,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
+            )
+            .remote()
+        )
         try:
             async with asyncio.timeout(self._timeout_s):
                 await placed.ready.remote()

@@ -41,7 +41,7 @@ class Shells:
             if feeding is not None:
                 feeding.cancel()
             await session.end()
-        return Done(request.id, status, bytes(outputs[STDOUT]), bytes(outputs[STDERR]))
+        return Done(status, bytes(outputs[STDOUT]), bytes(outputs[STDERR]))
 
     async def start(self, request: Start, started: Callable[[], None]) -> str:
         """Start a line, say so, and let it run as long as this process beats; how it ended."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray.exceptions import ActorDiedError, RayError
+from ray.exceptions import RayError
 
 
 class LostError(Exception):

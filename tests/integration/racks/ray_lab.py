@@ -126,7 +126,15 @@ class RayLab:
         return self.cluster._namespaces[name].path
 
     def _start(self, name: str, address: str, own: list[str]) -> Popen[bytes]:
-        argv = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *own]
+        argv = [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--block",
+            "--disable-usage-stats",
+            *own,
+        ]
         argv += [f"--node-ip-address={address}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
         argv += [f"--temp-dir={self.sessions / name}"]
         processes = self.cluster._processes
