@@ -49,8 +49,10 @@ exit "$status"
 _OUTPUTS_APART = 'exec "$@"'
 _OUTPUTS_TOGETHER = 'exec "$@" 2>&1'
 
-# Arguments: seconds, bytes, draft, destination. Whoever ends in the middle is known by what is missing.
+# Arguments: seconds, bytes, draft, destination. Whoever ends in the middle is known by what is missing; a
+# signal to end comes with the end of stdin, and leaves time to clear up.
 _PUT = """\
+trap : TERM
 if [ -d "$4" ]; then echo "is a directory" >&2; exit 1; fi
 timeout "$1" cat >"$3" && [ "$(wc -c <"$3")" -eq "$2" ] && mv -f -- "$3" "$4" && exit 0
 rm -f -- "$3"

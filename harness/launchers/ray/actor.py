@@ -1,114 +1,120 @@
-"""The actor on a node: runs command lines there. Ray sends this module by value, so it may import nothing that
-a bare Python does not have.
+"""The actor on a node: runs command lines there.
+
+Ray sends this module by value: it may import nothing that a bare Python does not have.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
-STDOUT, STDERR = 1, 2
-_PIECE_BYTES = 1 << 16
-"""Of output; Ray passes less than 100 kB on without its object store."""
+STDIN, STDOUT, STDERR = 0, 1, 2
 
 
 class HostShell:
-    """Shells on one host, by their process ids, each in a session of its own.
+    """Shells on one host, known by their process ids, each in a session of its own.
 
-    A shell whose stdin ends has to end by itself: then all end with this process, whatever ends that.
+    They are to end when their stdin does: so they end with this process, whatever ends that.
     """
 
     def __init__(self) -> None:
-        self._shells: dict[int, Process] = {}
+        self._shells: dict[int, _Shell] = {}
         _be_like(os.getppid())
 
     async def ready(self) -> None:
         """Answered once there is an actor."""
 
     async def run(self, line: str, stdin: bytes) -> AsyncIterator[int | tuple[int, bytes]]:
-        """Run a line by sh(1): its process id, then pieces of output with where they come from, then its status.
+        """Run a line by sh(1): its process id, then its outputs piece by piece as they come, then its status.
 
         Its stdin stays open after ``stdin``, for `feed`.
         """
+        loop = asyncio.get_running_loop()
         # Commands get what the node was started with, not what Ray gives its workers (OMP_NUM_THREADS=1).
-        shell = await asyncio.create_subprocess_exec(
-            "sh",
-            "-c",
-            line,
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            env=_environment_of(os.getppid()),
-            start_new_session=True,
+        transport, shell = await loop.subprocess_exec(
+            _Shell, "sh", "-c", line, env=_environment_of(os.getppid()), start_new_session=True
         )
-        assert shell.stdin is not None
-        self._shells[shell.pid] = shell
+        shell_id = transport.get_pid()
+        self._shells[shell_id] = shell
         try:
             shell.stdin.write(stdin)
-            yield shell.pid
-            async for piece in _outputs(shell):
-                yield piece
-            yield await shell.wait()
+            yield shell_id
+            while not isinstance(result := await shell.results.get(), int):
+                yield result
+            yield result
         finally:
-            del self._shells[shell.pid]
-            shell.stdin.close()
+            del self._shells[shell_id]
+            transport.close()
 
     async def feed(self, shell_id: int, piece: bytes) -> None:
         """Write more to a shell's stdin, or with nothing end it; none of it matters to one that has ended."""
-        shell = self._shells.get(shell_id)
-        if shell is None or shell.stdin is None:
+        if (shell := self._shells.get(shell_id)) is None:
             return
-        with suppress(OSError):
-            if piece:
-                shell.stdin.write(piece)
-                await shell.stdin.drain()
-            else:
-                shell.stdin.close()
+        if piece:
+            shell.stdin.write(piece)
+            await shell.writable.wait()
+        else:
+            shell.stdin.close()
 
     async def end(self, shell_id: int) -> None:
         """Tell a shell to end, and with it what it runs."""
         if (shell := self._shells.get(shell_id)) is not None:
             with suppress(ProcessLookupError):
-                shell.terminate()
-            await self.feed(shell_id, b"")
+                shell.transport.terminate()
+            shell.stdin.close()
 
 
-async def _outputs(shell: Process) -> AsyncIterator[tuple[int, bytes]]:
-    """Both outputs as they come, until both have ended."""
-    pieces: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue(1)
+class _Shell(asyncio.SubprocessProtocol):
+    """One shell, as asyncio tells of it. ``results`` are its outputs, then its status."""
 
-    async def read(channel: int, stream: asyncio.StreamReader | None) -> None:
-        assert stream is not None
-        while piece := await stream.read(_PIECE_BYTES):
-            await pieces.put((channel, piece))
-        await pieces.put((channel, b""))
+    def __init__(self) -> None:
+        self.results: asyncio.Queue[int | tuple[int, bytes]] = asyncio.Queue()
+        self.writable = asyncio.Event()
+        self.writable.set()
 
-    readers = [asyncio.create_task(read(*of)) for of in ((STDOUT, shell.stdout), (STDERR, shell.stderr))]
-    try:
-        left = len(readers)
-        while left:
-            channel, piece = await pieces.get()
-            if piece:
-                yield channel, piece
-            else:
-                left -= 1
-    finally:
-        for reader in readers:
-            reader.cancel()
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.SubprocessTransport, transport)
+
+    @property
+    def stdin(self) -> asyncio.WriteTransport:
+        return cast(asyncio.WriteTransport, self.transport.get_pipe_transport(STDIN))
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self.results.put_nowait((fd, data))
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == STDIN:
+            self.writable.set()
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+
+    def process_exited(self) -> None:
+        # What watches our end of stdin beside the command would hold it open.
+        self.stdin.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has ended, and so have its outputs."""
+        status = self.transport.get_returncode()
+        assert status is not None
+        self.results.put_nowait(status)
 
 
 def _environment_of(raylet: int) -> dict[bytes, bytes]:
     variables = Path(f"/proc/{raylet}/environ").read_bytes().split(b"\0")
-    return dict(variable.split(b"=", 1) for variable in variables if b"=" in variable)
+    return dict(variable.split(b"=", 1) for variable in variables if b"=" in variable)  # type: ignore[misc]
 
 
 def _be_like(raylet: int) -> None:
-    """Undo what Ray does to its workers, which commands would inherit: it makes them nice, and the first to be
-    killed when memory is short. Only root can."""
+    """Undo what Ray does to its workers and commands would inherit: it makes them nice, and the first to be
+    killed when memory is short. Where it did so only root can."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, raylet))
     with suppress(OSError):
