@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
 STDIN, STDOUT, STDERR = 0, 1, 2
+# A worker that loses its raylet kills its children, and nobody would be left to end what they run. So that is
+# a shell in between; the signal is for the one that runs the line, of the same process group.
+_IN_BETWEEN = 'trap : TERM; sh -c "$1"; exit "$?"'
 
 
 class HostShell:
@@ -36,7 +40,7 @@ class HostShell:
         loop = asyncio.get_running_loop()
         # Commands get what the node was started with, not what Ray gives its workers (OMP_NUM_THREADS=1).
         transport, shell = await loop.subprocess_exec(
-            _Shell, "sh", "-c", line, env=_environment_of(os.getppid()), start_new_session=True
+            _Shell, "sh", "-c", _IN_BETWEEN, "sh", line, env=_environment_of(os.getppid()), start_new_session=True
         )
         shell_id = transport.get_pid()
         self._shells[shell_id] = shell
@@ -64,7 +68,7 @@ class HostShell:
         """Tell a shell to end, and with it what it runs."""
         if (shell := self._shells.get(shell_id)) is not None:
             with suppress(ProcessLookupError):
-                shell.transport.terminate()
+                os.killpg(shell_id, signal.SIGTERM)
             shell.stdin.close()
 
 

@@ -79,17 +79,20 @@ class DriverProcess:
         self._calls[call_id] = answers
         if self._lost:
             answers.put_nowait(Lost(self._lost))
-        self._line.post(Call(call_id, request))
+        else:
+            self._line.post(Call(call_id, request))
         try:
             yield answers
         finally:
             del self._calls[call_id]
-            self._line.post(Call(call_id, Cancel()))
+            if not self._lost:
+                self._line.post(Call(call_id, Cancel()))
 
     async def close(self) -> None:
         """Let it end everything, then itself; no longer than some seconds. Calls get their last answers."""
         if self._process.returncode is not None:
             return
+        self._lost = self._lost or "its launcher was closed"
         try:
             self._writer.write_eof()
             async with asyncio.timeout(_END_TIMEOUT_S):
@@ -112,7 +115,7 @@ class DriverProcess:
                 reply = await self._line.receive(Reply)
                 if (answers := self._calls.get(reply.id)) is not None:
                     answers.put_nowait(reply.answer)
-        self._lost = self._last_words()
+        self._lost = self._lost or self._last_words()
         for answers in self._calls.values():
             answers.put_nowait(Lost(self._lost))
 

@@ -11,4 +11,4 @@ class LostError(Exception):
 
 def why_lost(error: RayError) -> str:
     """Why an actor does not answer."""
-    return repr(error)
+    return type(error).__name__ + str(error)
