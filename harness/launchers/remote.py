@@ -61,7 +61,7 @@ exit 1
 
 
 def run_line(argv: Sequence[str], stdin_bytes: int, timeout_s: float) -> str:
-    """For a shell: run a command that is over after ``timeout_s``, even if the connection is lost meanwhile."""
+    """For a shell: run a command that is over after ``timeout_s``, even if nobody is there to end it."""
     lease_s = math.ceil(timeout_s + _RUN_GRACE_S)
     return _line(_WATCHED, str(lease_s), str(stdin_bytes), "sh", "-c", _OUTPUTS_APART, "sh", *argv)
 

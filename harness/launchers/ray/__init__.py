@@ -19,7 +19,7 @@ __all__ = ["open_ray"]
 
 
 async def open_ray(inventory: Inventory) -> RayHosts:
-    """The launcher on an inventory's hosts, connected to the cluster; a host's actor is placed when first needed.
+    """The launcher on an inventory's hosts, connected. A host gets its actor when it is first needed.
 
     Raises HostError if ray is not installed, there is no such cluster, or it has another version.
     """

@@ -40,7 +40,14 @@ class HostShell:
         loop = asyncio.get_running_loop()
         # Commands get what the node was started with, not what Ray gives its workers (OMP_NUM_THREADS=1).
         transport, shell = await loop.subprocess_exec(
-            _Shell, "sh", "-c", _IN_BETWEEN, "sh", line, env=_environment_of(os.getppid()), start_new_session=True
+            _Shell,
+            "sh",
+            "-c",
+            _IN_BETWEEN,
+            "sh",
+            line,
+            env=_environment_of(os.getppid()),
+            start_new_session=True,
         )
         shell_id = transport.get_pid()
         self._shells[shell_id] = shell
@@ -113,7 +120,7 @@ class _Shell(asyncio.SubprocessProtocol):
 
 def _environment_of(raylet: int) -> dict[bytes, bytes]:
     variables = Path(f"/proc/{raylet}/environ").read_bytes().split(b"\0")
-    return dict(variable.split(b"=", 1) for variable in variables if b"=" in variable)  # type: ignore[misc]
+    return dict(variable.split(b"=", 1) for variable in variables if b"=" in variable)
 
 
 def _be_like(raylet: int) -> None:

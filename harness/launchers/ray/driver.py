@@ -1,8 +1,7 @@
 """The Ray driver, a process of its own: does what the control process asks for, and ends with it.
 
-`python -m harness.launchers.ray.driver FD`: ``FD`` is a socket to the control process. Its end ends everything
-that was started, then the driver. Where the driver ends without a word Ray ends the actors, and with them the
-rest.
+`python -m harness.launchers.ray.driver FD`: ``FD`` is a socket to the control process. The end of that ends
+all that was started, then the driver. When the driver itself is killed Ray ends its actors, and they the rest.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from contextlib import suppress
 
 import ray
 
-from harness.launchers.ray.connect import connected
+from harness.launchers.ray.connect import connect
 from harness.launchers.ray.messages import (
     MAX_BYTES,
     Answer,
@@ -45,7 +44,7 @@ def main() -> None:
 async def _serve(control: socket.socket) -> None:
     line = Line(*await asyncio.open_unix_connection(sock=control), MAX_BYTES)
     opening = await line.receive(Open)
-    problem = connected(opening.address)
+    problem = connect(opening.address)
     await line.send(Opened(problem))
     if problem:
         return
@@ -99,6 +98,8 @@ class Calls:
                     answer = Ended(await self._shells.start(request, started))
         except LostError as error:
             answer = Lost(str(error))
+        except Exception as error:  # whoever waits is to hear of it, whatever it is
+            answer = Lost(f"the Ray driver has failed: {error!r}")
         self._line.post(Reply(call_id, answer))
 
 

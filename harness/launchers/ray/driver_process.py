@@ -63,7 +63,8 @@ class DriverProcess:
         except TimeoutError:
             problem = (
                 f"no connection to the Ray cluster at '{opening.address}' within "
-                f"{opening.start_timeout_s:g} s; fix: look at `ray status` there, or set a longer start_timeout_s"
+                f"{opening.start_timeout_s:g} s; fix: look at `ray status` there, or set a longer "
+                "start_timeout_s"
             )
         except (EOFError, OSError):
             problem = self._last_words()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -41,9 +42,9 @@ class RayHosts:
         """See `Launcher.put`; a host that is killed in the middle keeps a file of that name and '.part'."""
         await self._reach(host)
         draft = f"{destination}.{secrets.token_hex(4)}.part"
-        line = put_line(source.stat().st_size, draft, destination, timeout_s)
+        line = put_line(os.stat(source).st_size, draft, destination, timeout_s)
         try:
-            done = await self._run(Run(host, line, source=str(source.absolute())), timeout_s)
+            done = await self._run(Run(host, line, source=str(source)), timeout_s)
         except TimeoutError:
             raise cannot_put(host, destination, f"not done within {timeout_s:g} s") from None
         if done.status != 0:
@@ -62,9 +63,10 @@ class RayHosts:
         """See `Launcher.start`."""
         self._check(host)
         log.parent.mkdir(parents=True, exist_ok=True)
+        log.open("ab").close()  # what is wrong with it is the caller's to hear
         line = start_line(argv, len(stdin), environment or {})
         with ExitStack() as stack:
-            answers = stack.enter_context(self._driver.call(Start(host, line, stdin, str(log.absolute()))))
+            answers = stack.enter_context(self._driver.call(Start(host, line, stdin, str(log))))
             match await answers.get():
                 case Lost(reason):
                     raise HostError(host, reason)

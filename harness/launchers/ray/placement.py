@@ -22,7 +22,7 @@ class Placement:
     """The actors of one driver. ``nodes``: what the inventory calls a host's node."""
 
     def __init__(self, nodes: Mapping[str, str], start_timeout_s: float) -> None:
-        ray.cloudpickle.register_pickle_by_value(actor)
+        ray.cloudpickle.register_pickle_by_value(actor)  # type: ignore[no-untyped-call]
         self._nodes = nodes
         self._timeout_s = start_timeout_s
         self._placed: dict[str, asyncio.Task[Any]] = {}
@@ -47,7 +47,7 @@ class Placement:
             node = find(wanted, list(map(node_of, await asyncio.to_thread(ray.nodes))))
         except NoNodeError as error:
             raise LostError(str(error)) from error
-        placed = (
+        placed: Any = (
             ray.remote(actor.HostShell)
             .options(
                 num_cpus=0,
@@ -61,8 +61,8 @@ class Placement:
                 await placed.ready.remote()
         except TimeoutError:
             raise LostError(
-                f"no actor on its node {node} within {self._timeout_s:g} s; fix: look at the raylet's log there, "
-                "or set a longer start_timeout_s"
+                f"no actor on its node {node} within {self._timeout_s:g} s; fix: look at the raylet's log "
+                "there, or set a longer start_timeout_s"
             ) from None
         except RayError as error:
             raise LostError(why_lost(error)) from error

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from harness.launchers.ray.actor import STDERR, STDOUT
 from harness.launchers.ray.messages import Done, Run, Start
@@ -45,7 +46,7 @@ class Shells:
 
     async def start(self, request: Start, started: Callable[[], None]) -> str:
         """Start a line, say so, and let it run as long as this process beats; how it ended."""
-        with open(request.log, "ab", buffering=0) as log:
+        with _appending(request.log) as log:
 
             def write(_: int, piece: bytes) -> None:
                 with suppress(OSError):  # a full disk here is nothing to hold it up for
@@ -90,10 +91,17 @@ class Shells:
                 session.beat()
 
 
+def _appending(log: str) -> BinaryIO:
+    return open(log, "ab", buffering=0)
+
+
 async def _feed(session: Session, source: Path) -> None:
-    """A file to its end, or until the other side is gone. One piece at a time: an actor's calls that run side by
-    side are in no order."""
-    with suppress(LostError), source.open("rb") as file:
-        while piece := file.read(_PIECE_BYTES):
-            await session.feed(piece)
+    """A file to its end, as far as it can be read, or until the other side is gone.
+
+    Piece by piece: calls of an actor that run side by side are in no order.
+    """
+    with suppress(LostError):
+        with suppress(OSError), source.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                await session.feed(piece)
         await session.feed(b"")
