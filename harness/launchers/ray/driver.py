@@ -1,7 +1,7 @@
 """The Ray driver, a process of its own: does what the control process asks for, and ends with it.
 
 `python -m harness.launchers.ray.driver FD`: ``FD`` is a socket to the control process. The end of that ends
-all that was started, then the driver. When the driver itself is killed Ray ends its actors, and they the rest.
+all that was started, then the driver. When the driver is killed Ray ends its actors, and they the rest.
 """
 
 from __future__ import annotations
