@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -67,8 +68,24 @@ class RayLab:
 
     def start(self, name: str) -> Popen[bytes]:
         """Start a host's node; it has joined when its raylet says so (`until_joined`)."""
-        own = [f"--address={self.address}", "--num-cpus=1", f"--resources={json.dumps({f'host-{name}': 1})}"]
+        own = [f"--address={self.address}", "--num-cpus=1", f"--labels=rack=lab,host={name}"]
+        own += [f"--resources={json.dumps({f'host-{name}': 1})}"]
         return self._start(name, self.hosts[name].management_address, own)
+
+    def start_again(self, name: str) -> None:
+        """A host's node, after all of it was killed; until it can be used."""
+        self.until_joined(name, self.start(name))
+
+    def node_id(self, name: str) -> str:
+        """What Ray calls a host's node."""
+        address = self.hosts[name].management_address
+        script = (
+            "import ray, sys; ray.init(sys.argv[1], log_to_driver=False);"
+            "print(*(n['NodeID'] for n in ray.nodes() if n['Alive'] and n['NodeName'] == sys.argv[2]))"
+        )
+        command = [*self.prefix, sys.executable, "-c", script, self.address, address]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=READY_TIMEOUT_S)
+        return done.stdout.strip()
 
     def until_joined(self, name: str, process: Popen[bytes]) -> None:
         """Wait until a node that was started can be used."""
