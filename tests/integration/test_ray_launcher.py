@@ -1,4 +1,4 @@
-"""A real Ray cluster: which node a host is, what is said when there is none, and what is left when it goes."""
+"""A real Ray cluster: which node a host is, what is said where there is none, what is left when it goes."""
 
 from __future__ import annotations
 
@@ -171,12 +171,14 @@ def test_something_else_than_a_cluster(rack: Rack) -> None:
 def test_a_command_is_not_treated_as_a_worker(rack: Rack) -> None:
     """Ray makes its workers nice, the first to be killed when memory is short, and leaves them one thread."""
 
+    our_score = Path("/proc/self/oom_score_adj").read_text().strip()
+
     async def test(launcher: Launcher) -> None:
         script = "nice; cat /proc/self/oom_score_adj; env"
         nice, score, *environment = (
             (await launcher.run("d0", ["sh", "-c", script])).stdout.decode().split("\n")
         )
-        assert (nice, score) == ("0", Path("/proc/self/oom_score_adj").read_text().strip())
+        assert (nice, score) == ("0", our_score)
         assert not [line for line in environment if line.startswith(("OMP_", "RAY_JOB", "CUDA_"))]
 
     rack.over(test)
@@ -200,7 +202,7 @@ def test_secrets_are_in_none_of_rays_files(rack: Rack, tmp_path: Path) -> None:
 # --- who goes away -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("victim", ["ray::HostShell.run", "raylet"])
+@pytest.mark.parametrize("victim", ["ray::HostShell", "raylet"])
 def test_an_actor_or_a_raylet_that_is_killed_is_a_lost_host(rack: Rack, tmp_path: Path, victim: str) -> None:
     async def test(launcher: Launcher) -> None:
         started, pids = await started_pair(launcher, "d0", tmp_path)

@@ -105,9 +105,9 @@ class RayLab:
                     found.append(process)
         return found
 
-    def kill(self, name: str, *names: str) -> None:
-        """SIGKILL processes of a host by their names, or all that run there."""
-        _kill([process for process in self.processes(name) if not names or process.name() in names])
+    def kill(self, name: str, named: str = "") -> None:
+        """SIGKILL processes of a host, those whose names begin so, or all that run there."""
+        _kill([process for process in self.processes(name) if process.name().startswith(named)])
 
     def write_inventory(
         self, file: Path, hosts: Mapping[str, Mapping[str, Any]] | None = None, **launcher: Any

@@ -12,15 +12,15 @@ DIED = """The actor died unexpectedly before finishing this task.
 \tpid: 18727
 \tnamespace: 555d1558-745a-4b5f-b566-2c93abb2bbee
 \tip: 10.77.0.100
-The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker \
-unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was \
-killed by the OOM killer due to high memory usage"""
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: \
+Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the \
+process was killed by the OOM killer due to high memory usage"""
 
 
 def test_why_an_actor_died() -> None:
     assert why_lost(Exception(DIED)) == (
-        "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: "
-        "Worker unexpectedly exits with a connection error code 2. End of file."
+        "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit "
+        "detail: Worker unexpectedly exits with a connection error code 2. End of file."
     )
 
 
