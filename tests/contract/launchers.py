@@ -16,6 +16,8 @@ from contextlib import (
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from racks.ray_lab import OBSTACLE as NO_RAY
+from racks.ray_lab import ray_lab as ray_rack
 from racks.sshd_lab import OBSTACLE as NO_SSHD
 from racks.sshd_lab import sshd_lab
 
@@ -81,8 +83,17 @@ def ssh_lab(directory: Path) -> Iterator[Lab]:
         yield Lab(names, lambda: open_launcher(inventory), rack.inside, rack.prefix, rack.inventory)
 
 
+@contextmanager
+def ray_lab(directory: Path) -> Iterator[Lab]:
+    with ray_rack(directory) as rack:
+        inventory = load_inventory(rack.inventory)
+        names = tuple(host.name for host in inventory.hosts)
+        yield Lab(names, lambda: open_launcher(inventory), rack.inside, rack.prefix, rack.inventory)
+
+
 NO_NAMESPACES = probe().unavailable.get("network_namespaces")
 KINDS = {
     "local": Kind(local_lab, NO_NAMESPACES),
     "ssh": Kind(ssh_lab, NO_NAMESPACES or NO_SSHD),
+    "ray": Kind(ray_lab, NO_NAMESPACES or NO_RAY),
 }

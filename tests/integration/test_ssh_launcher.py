@@ -22,8 +22,8 @@ from harness.cluster import probe
 from harness.host_error import HostError
 from harness.inventory import load_inventory
 from harness.launchers import Completed, Launcher, Started, open_launcher
+from harness.launchers.remote import LEASE_S
 from harness.launchers.ssh.attempt import LOST_AFTER_S
-from harness.launchers.ssh.remote import LEASE_S
 
 NO_NAMESPACES = probe().unavailable.get("network_namespaces")
 pytestmark = [

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,16 +21,14 @@ import asyncssh
 from harness.host_error import HostError
 from harness.inventory import InventoryHost
 from harness.launchers.base import Completed
+from harness.launchers.remote import BEAT, BEAT_S, command_status, put_line, run_line, start_line
 from harness.launchers.ssh.connections import Connection, Connections
-from harness.launchers.ssh.remote import BEAT, BEAT_S, put_line, run_line, start_line
 from harness.launchers.words import cannot_put, how_it_ended, shown, took_too_long, unknown_host
 
 _END_TIMEOUT_S = 5.0
 _SESSION_TIMEOUT_S = 5.0
 _SESSION_PAUSE_S = 0.1
 _PIECE_BYTES = 1 << 18
-_BIGGEST_STATUS = 128
-"""A shell says 128 and the signal's number of a command that a signal has ended."""
 
 _Process = asyncssh.SSHClientProcess[bytes]
 
@@ -68,7 +65,7 @@ class SshHosts:
                     await _end(process)
         if done.returncode is None:
             raise HostError(host, f"lost while {shown(argv)} ran: {connection.lost}")
-        return Completed(_status(done.returncode), _bytes(done.stdout), _bytes(done.stderr))
+        return Completed(command_status(done.returncode), _bytes(done.stdout), _bytes(done.stderr))
 
     async def put(self, host: str, source: Path, destination: str, *, timeout_s: float = 120.0) -> None:
         """See `Launcher.put`; a host that is killed in the middle keeps a file of that name and '.part'."""
@@ -159,7 +156,7 @@ class SshProcess:
                     log.write(piece)
         await self._process.wait_closed()
         status = self._process.returncode
-        return f"lost: {self._connection.lost}" if status is None else how_it_ended(_status(status))
+        return f"lost: {self._connection.lost}" if status is None else how_it_ended(command_status(status))
 
 
 async def _session(host: str, connection: Connection, line: str) -> _Process:
@@ -203,11 +200,6 @@ async def _end(process: _Process) -> None:
         async with asyncio.timeout(_END_TIMEOUT_S):
             await process.wait_closed()
     process.channel.abort()
-
-
-def _status(returncode: int) -> int:
-    number = returncode - _BIGGEST_STATUS
-    return -number if number in signal.valid_signals() else returncode
 
 
 def _bytes(output: bytes | str | None) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.launchers.ssh import remote
+from harness.launchers import remote
 
 ENDS_WITHIN_S = 10.0
 PAIR = "echo $$; sleep 300 & echo $!; wait"

@@ -1,0 +1,123 @@
+"""The launcher on a Ray cluster, by a driver process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from harness.host_error import HostError
+from harness.launchers.base import Completed
+from harness.launchers.ray.driver_process import Answers, DriverProcess
+from harness.launchers.ray.messages import Done, Ended, Lost, Reach, Reached, Run, Start
+from harness.launchers.remote import put_line, run_line, start_line
+from harness.launchers.words import cannot_put, took_too_long, unknown_host
+
+
+class RayHosts:
+    """`Launcher` on the hosts of an inventory; the driver is its own from now on."""
+
+    kind = "ray"
+
+    def __init__(self, hosts: Sequence[str], driver: DriverProcess) -> None:
+        self.hosts: Sequence[str] = tuple(hosts)
+        self._driver = driver
+        self._running: set[RayProcess] = set()
+
+    async def run(
+        self, host: str, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 30.0
+    ) -> Completed:
+        """See `Launcher.run`; placing an actor is not part of the time."""
+        await self._reach(host)
+        try:
+            done = await self._run(Run(host, run_line(argv, len(stdin), timeout_s), stdin), timeout_s)
+        except TimeoutError:
+            raise took_too_long(host, argv, timeout_s) from None
+        return Completed(done.status, done.stdout, done.stderr)
+
+    async def put(self, host: str, source: Path, destination: str, *, timeout_s: float = 120.0) -> None:
+        """See `Launcher.put`; a host that is killed in the middle keeps a file of that name and '.part'."""
+        await self._reach(host)
+        draft = f"{destination}.{secrets.token_hex(4)}.part"
+        line = put_line(os.stat(source).st_size, draft, destination, timeout_s)
+        try:
+            done = await self._run(Run(host, line, source=str(source)), timeout_s)
+        except TimeoutError:
+            raise cannot_put(host, destination, f"not done within {timeout_s:g} s") from None
+        if done.status != 0:
+            reason = done.stderr.decode(errors="replace").strip()
+            raise cannot_put(host, destination, reason or "not all of it has arrived")
+
+    async def start(
+        self,
+        host: str,
+        argv: Sequence[str],
+        *,
+        stdin: bytes,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> RayProcess:
+        """See `Launcher.start`."""
+        self._check(host)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.open("ab").close()  # what is wrong with it is the caller's to hear
+        line = start_line(argv, len(stdin), environment or {})
+        with ExitStack() as stack:
+            answers = stack.enter_context(self._driver.call(Start(host, line, stdin, str(log))))
+            match await answers.get():
+                case Lost(reason):
+                    raise HostError(host, reason)
+                case Reached():
+                    started = RayProcess(answers, stack.pop_all())
+        self._running.add(started)
+        started.end.add_done_callback(lambda _: self._running.discard(started))
+        return started
+
+    async def close(self) -> None:
+        """See `Launcher.close`."""
+        await self._driver.close()
+        await asyncio.gather(*(started.wait() for started in self._running))
+
+    def _check(self, host: str) -> None:
+        if host not in self.hosts:
+            raise unknown_host(host, self.hosts)
+
+    async def _reach(self, host: str) -> None:
+        self._check(host)
+        with self._driver.call(Reach(host)) as answers:
+            match await answers.get():
+                case Lost(reason):
+                    raise HostError(host, reason)
+
+    async def _run(self, request: Run, timeout_s: float) -> Done:
+        with self._driver.call(request) as answers:
+            async with asyncio.timeout(timeout_s):
+                answer = await answers.get()
+        if isinstance(answer, Lost):
+            raise HostError(request.host, answer.reason)
+        assert isinstance(answer, Done)
+        return answer
+
+
+class RayProcess:
+    """`Started` by `RayHosts`. ``end`` is done when the process has ended, whoever waits for it."""
+
+    def __init__(self, answers: Answers, call: ExitStack) -> None:
+        self.end = asyncio.create_task(self._until_ended(answers, call))
+
+    async def wait(self) -> str:
+        """See `Started.wait`."""
+        return await asyncio.shield(self.end)
+
+    async def _until_ended(self, answers: Answers, call: ExitStack) -> str:
+        with call:
+            match await answers.get():
+                case Ended(how):
+                    return how
+                case Lost(reason):
+                    return f"lost: {reason}"
+                case other:
+                    raise AssertionError(other)
