@@ -138,6 +138,7 @@ class Preparation:
             transport=TransportConfig(
                 kind="tcp" if storage_host else transport.kind,
                 bind_address=host.bind_address,
+                key=site.transport_key,
                 timeout_s=transport.timeout_s,
                 pace_bytes_per_s=host.compute_pace_bytes_per_s,
                 classes=transport.classes,

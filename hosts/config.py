@@ -95,14 +95,22 @@ class VerbsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TransportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How Layer Blocks move; ``pace_bytes_per_s`` as in `StorageConfig`."""
+    """How Layer Blocks move; ``pace_bytes_per_s`` as in `StorageConfig`.
+
+    Hosts connect only with those that have the same ``key`` (`hosts.transport.proof`). An empty one lets in
+    everybody who has none either: for benchmarks on one machine.
+    """
 
     kind: TransportKind
     bind_address: str = "127.0.0.1"
+    key: bytes = b""
     timeout_s: float = 10.0
     pace_bytes_per_s: float = 0.0
     classes: dict[TrafficClass, ClassMark] = msgspec.field(default_factory=default_classes)
     verbs: VerbsConfig = VerbsConfig()
+
+    def __repr__(self) -> str:
+        return f"TransportConfig({self.kind!r}, {self.bind_address!r})"  # not the key
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -27,7 +27,7 @@ from hosts.config import (
 from hosts.transport.base import RemoteRegion
 from workloads.layout import BlockRange, Span
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 HEARTBEAT_S = 5.0
 """The control node sends each agent something, if only a `Ping` as an event, at least this often."""

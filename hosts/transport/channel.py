@@ -20,8 +20,8 @@ from contextlib import suppress
 
 import numpy as np
 
-from hosts.config import ClassMark
 from hosts.pacing import TokenBucket
+from hosts.peer_input import ProtocolError
 from hosts.transport.base import Region
 from hosts.transport.wire import (
     CHUNK_BYTES,
@@ -32,7 +32,6 @@ from hosts.transport.wire import (
     Inlet,
     Kind,
     Outlet,
-    ProtocolError,
     decode,
     encode,
 )
@@ -251,11 +250,3 @@ class Channel(ABC):
         elif self._awaits_writable and not wanted:
             self._loop.remove_writer(self._sock)
         self._awaits_writable = wanted
-
-
-def mark_packets(sock: socket.socket, mark: ClassMark) -> None:
-    """Set the DSCP of what ``sock`` sends (ip(7), IP_TOS; ipv6(7), IPV6_TCLASS)."""
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, mark.traffic_class)
-    else:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, mark.traffic_class)

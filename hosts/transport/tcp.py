@@ -7,8 +7,6 @@ request against the regions it offers, and serves it without any other code of i
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import socket
 from collections import deque
 
@@ -16,6 +14,7 @@ import msgspec
 
 from hosts.config import TransportConfig
 from hosts.pacing import TokenBucket
+from hosts.peer_input import ProtocolError
 from hosts.transport.base import (
     Bytes,
     NotificationHandler,
@@ -28,15 +27,14 @@ from hosts.transport.base import (
     check_operation,
     deliver,
 )
-from hosts.transport.channel import Channel, mark_packets
-from hosts.transport.wire import NOWHERE, Frame, Hello, Inlet, Kind, Outlet, ProtocolError, encode
+from hosts.transport.channel import Channel
+from hosts.transport.entrance import Entrance, dial, mark_packets
+from hosts.transport.wire import NOWHERE, Frame, Hello, Inlet, Kind, Outlet, encode
 
 WINDOW_BYTES = 32 * 1024 * 1024
 """Most payload outstanding on a connection; a larger operation goes alone."""
 WINDOW_OPERATIONS = 128
 _WATCHES_PER_TIMEOUT = 4
-
-_log = logging.getLogger(__name__)
 
 
 class _Operation:
@@ -299,35 +297,25 @@ class _Target(Channel):
 
 
 class TcpTransport:
-    """A listening socket, the regions offered through it, and connections from and to peers."""
+    """An entrance for peers, the regions offered through it, and connections from and to peers."""
 
-    def __init__(self, config: TransportConfig, listener: socket.socket) -> None:
-        host, port = listener.getsockname()[:2]
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    def __init__(self, config: TransportConfig) -> None:
         self.timeout_s, self.classes = config.timeout_s, config.classes
         self.pace = TokenBucket(config.pace_bytes_per_s)
         self.regions: dict[int, Region] = {}
-        self._bind_address = config.bind_address
-        self._listener = listener
-        self._loop = asyncio.get_running_loop()
+        self._config = config
         self._handler: NotificationHandler | None = None
         self._targets: set[_Target] = set()
         self._connections: dict[tuple[str, TrafficClass], TcpConnection] = {}
         self._dialling: dict[tuple[str, TrafficClass], asyncio.Lock] = {}
         self._closed = False
-        self._loop.add_reader(listener, self._accept)
+        self._entrance = Entrance.open(config, self._admit)
+        self.address = self._entrance.address
 
     @classmethod
     async def open(cls, config: TransportConfig) -> TcpTransport:
-        """Listen on a free port of ``config.bind_address``."""
-        family = socket.AF_INET6 if ":" in config.bind_address else socket.AF_INET
-        try:
-            listener = socket.create_server((config.bind_address, 0), family=family, backlog=256)
-        except OSError as error:
-            reason = f"cannot listen there: {error.strerror or error}"
-            raise TransferError(config.bind_address, "listen", 0, 0, reason) from error
-        listener.setblocking(False)
-        return cls(config, listener)
+        """Listen on a free port of ``config.bind_address``; raises `TransferError` if that cannot be done."""
+        return cls(config)
 
     def register(self, buffer: memoryview | bytearray | Bytes) -> Region:
         """See `Transport.register`."""
@@ -359,40 +347,20 @@ class TcpTransport:
     async def _dial(self, address: str, traffic_class: TrafficClass) -> TcpConnection:
         if self._closed:
             raise TransferError(address, "connect", 0, 0, "the transport is closed")
-        host, _, port = address.rpartition(":")
-        host = host.strip("[]")
-        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        connection = None
+        sock = await dial(address, self._config, self.classes[traffic_class])
+        connection = TcpConnection(sock, address, self.pace, self.timeout_s)
         try:
             async with asyncio.timeout(self.timeout_s):
-                sock.setblocking(False)
-                mark_packets(sock, self.classes[traffic_class])
-                sock.bind((self._bind_address, 0))
-                await self._loop.sock_connect(sock, (host, int(port)))
-                connection = TcpConnection(sock, address, self.pace, self.timeout_s)
                 await connection.greet(Hello(self.address, traffic_class))
         except BaseException as error:
-            if connection is None:
-                sock.close()
-            else:
-                connection.lose("the connection was not established")
-            if not isinstance(error, OSError | ValueError | OverflowError):
+            connection.lose("the connection was not established")
+            if not isinstance(error, TimeoutError):
                 raise
-            number = getattr(error, "errno", None)
-            reason = os.strerror(number) if number else str(error) or f"no answer in {self.timeout_s:g} s"
-            raise TransferError(address, "connect", 0, 0, reason) from error
+            raise TransferError(address, "connect", 0, 0, f"no answer in {self.timeout_s:g} s") from error
         return connection
 
-    def _accept(self) -> None:
-        try:
-            while True:
-                sock, name = self._listener.accept()
-                self._targets.add(_Target(self, sock, f"{name[0]}:{name[1]}"))
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            _log.error("no longer accepting connections on %s: %s", self.address, error)
-            self._loop.remove_reader(self._listener)
+    def _admit(self, sock: socket.socket, peer: str) -> None:
+        self._targets.add(_Target(self, sock, peer))
 
     def deliver(self, peer: str, payload: bytes) -> str | None:
         """Hand a notification to the handler; why that failed, or None."""
@@ -407,8 +375,7 @@ class TcpTransport:
         if self._closed:
             return
         self._closed = True
-        self._loop.remove_reader(self._listener)
-        self._listener.close()
+        await self._entrance.close()
         for channel in (*self._targets, *self._connections.values()):
             channel.lose("the transport was closed")
         for region in self.regions.values():

@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from hosts.peer_input import ProtocolError
 from hosts.transport.base import MAX_NOTIFICATION_BYTES, Bytes, Region, Strided
 
 MAGIC = 0xD0A1
@@ -34,10 +35,6 @@ DIRECT_PIECE_BYTES = 32 * 1024
 _HEADER = struct.Struct("<HBBIQQQQQQ")
 HEADER_BYTES = _HEADER.size
 DISCARDED = memoryview(bytearray(CHUNK_BYTES))  # written by all, read by none
-
-
-class ProtocolError(Exception):
-    """The peer sent what no peer of this version sends; the connection cannot be used any more."""
 
 
 class Kind(IntEnum):

@@ -37,7 +37,7 @@ from hosts.transport.nixl.messages import (
 )
 from hosts.transport.nixl.target import TargetLink
 from hosts.transport.nixl.ucx import open_agent
-from hosts.transport.rendezvous import Rendezvous, dial
+from hosts.transport.rendezvous import Rendezvous, meet
 
 
 class NixlConnection:
@@ -137,7 +137,7 @@ class NixlTransport:
         except NixlError as error:
             raise TransferError(config.bind_address, "open", 0, 0, str(error)) from error
         transport = cls(config)
-        transport._rendezvous = await Rendezvous.open(config.bind_address, transport._serve)
+        transport._rendezvous = Rendezvous(config, transport._serve)
         transport.address = transport._rendezvous.address
         transport._ticks = Ticks(POLL_S, transport._poll)
         return transport
@@ -201,7 +201,7 @@ class NixlTransport:
         if self._closed:
             raise TransferError(address, "connect", 0, 0, "the transport is closed")
         config = self._config
-        line = await dial(address, config.bind_address, config.timeout_s)
+        line = await meet(address, config)
         agent = None
         try:
             agent = open_agent(config.bind_address, config.classes[traffic_class])

@@ -26,7 +26,7 @@ from hosts.transport.base import (
     deliver,
 )
 from hosts.transport.plan import Side, plan
-from hosts.transport.rendezvous import Rendezvous, dial
+from hosts.transport.rendezvous import Rendezvous, meet
 from hosts.transport.verbs.device import Device, RegisteredMemory
 from hosts.transport.verbs.endpoint import EndpointAddress
 from hosts.transport.verbs.link import Link
@@ -189,7 +189,7 @@ class VerbsTransport:
             raise TransferError(config.bind_address, "open", 0, 0, str(error)) from error
         transport = cls(config, device)
         try:
-            transport._rendezvous = await Rendezvous.open(config.bind_address, transport._serve)
+            transport._rendezvous = Rendezvous(config, transport._serve)
         except TransferError:
             device.close()
             raise
@@ -258,7 +258,7 @@ class VerbsTransport:
         """A new link to the peer at ``address``."""
         if self._closed:
             raise TransferError(address, "connect", 0, 0, "the transport is closed")
-        line = await dial(address, self._config.bind_address, self._config.timeout_s)
+        line = await meet(address, self._config)
         try:
             link = Link(self.device, address, line, self._config.timeout_s, self._deliver_from(address))
         except (LibraryError, MemoryError) as error:

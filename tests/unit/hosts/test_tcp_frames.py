@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hosts.config import TransportConfig
+from hosts.peer_input import ProtocolError
 from hosts.transport import Region, RemoteRegion, Strided, TransferError
+from hosts.transport.entrance import Entrance, dial
 from hosts.transport.tcp import TcpTransport
 from hosts.transport.wire import (
     HEADER_BYTES,
@@ -23,7 +25,6 @@ from hosts.transport.wire import (
     Hello,
     Inlet,
     Kind,
-    ProtocolError,
     decode,
     encode,
 )
@@ -47,9 +48,8 @@ def with_transport(
 
 
 async def answer_to(transport: TcpTransport, sent: bytes) -> bytes:
-    """What the transport answers to ``sent``, until it closes or has nothing more to say."""
-    host, port = transport.address.split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    """What the transport answers to ``sent`` by one who has its key, until it closes or has nothing more to say."""
+    reader, writer = await asyncio.open_connection(sock=await dial(transport.address, CONFIG))
     try:
         writer.write(sent)
         writer.write_eof()
@@ -186,7 +186,8 @@ def test_who_does_not_speak_the_protocol_is_told_why(sent: bytes, reason: str) -
     ids=["refusal", "smtp", "unknown", "done", "size", "unasked", "request", "end", "nothing"],
 )
 def test_a_target_that_answers_wrongly_fails_the_operation(answers: bytes, reason: str) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer(sock: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=sock)
         greeting = await reader.readexactly(HEADER_BYTES)
         await reader.readexactly(decode(bytearray(greeting)).trailer_bytes)
         if answers.startswith(encode(Kind.DONE, 1)):
@@ -198,19 +199,19 @@ def test_a_target_that_answers_wrongly_fails_the_operation(answers: bytes, reaso
         writer.close()
 
     async def test(transport: TcpTransport) -> None:
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        host, port = server.sockets[0].getsockname()
+        answering: list[asyncio.Task[None]] = []
+        target = Entrance.open(CONFIG, lambda sock, _: answering.append(asyncio.create_task(answer(sock))))
         local = transport.register(np.zeros(8, np.uint8))
 
         async def read() -> None:
-            connection = await transport.connect(f"{host}:{port}")
+            connection = await transport.connect(target.address)
             await connection.read(local, Strided(0, 8), RemoteRegion(5, 8), Strided(0, 8))
 
         with pytest.raises(TransferError, match=reason) as caught:
             await read()
-        assert caught.value.peer == f"{host}:{port}"
-        server.close()
-        await server.wait_closed()
+        assert caught.value.peer == target.address
+        await asyncio.gather(*answering)
+        await target.close()
 
     with_transport(test)
 
