@@ -95,7 +95,7 @@ class SlurmLauncher(Section, frozen=True, tag_field="kind", tag="slurm"):
 
 class RayLauncher(Section, frozen=True, tag_field="kind", tag="ray"):
     """A Ray cluster that runs already, by ``address``. A host's ``node`` is a node id, an address, or a
-    custom resource that only that node has."""
+    host name, custom resource or label (``key=value``) that only that node has."""
 
     address: str = "auto"
     start_timeout_s: AboveZero = 60.0

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 from harness.host_error import HostError
 from harness.inventory import Inventory, RayLauncher
-from harness.launchers.ray.driver_process import DriverProcess
+from harness.launchers.ray.driver_process import open_driver
 from harness.launchers.ray.launcher import RayHosts
 from harness.launchers.ray.messages import Open
 
@@ -28,10 +28,4 @@ async def open_ray(inventory: Inventory) -> RayHosts:
     if find_spec("ray") is None:
         raise HostError("control", "ray is not installed; fix: pip install 'dualpath-testbed[ray]'")
     nodes = {host.name: host.node for host in inventory.hosts}
-    driver = DriverProcess()
-    try:
-        await driver.connect(Open(section.address, section.start_timeout_s, nodes))
-    except BaseException:
-        await driver.close()
-        raise
-    return RayHosts(tuple(nodes), driver)
+    return RayHosts(tuple(nodes), await open_driver(Open(section.address, section.start_timeout_s, nodes)))

@@ -32,30 +32,44 @@ _WORDS_CHARACTERS = 200
 Answers = asyncio.Queue[Answer]
 
 
-class DriverProcess:
-    """It runs from the beginning to ``close``; between ``connect`` and that it can be called."""
+async def open_driver(opening: Open) -> DriverProcess:
+    """One that is connected to its cluster. Raises HostError if it cannot connect, or not in time."""
+    ours, its = socket.socketpair()
+    with its:
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        driver = DriverProcess(reader, writer, its)
+    try:
+        await driver.connect(opening)
+    except BaseException:
+        await driver.close()
+        raise
+    return driver
 
-    def __init__(self) -> None:
+
+class DriverProcess:
+    """It runs from the beginning to ``close``; once it is connected it can be called."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, its: socket.socket
+    ) -> None:
+        self._writer = writer
+        self._line = Line(reader, writer, MAX_BYTES)
         self._ids = itertools.count()
         self._calls: dict[int, Answers] = {}
         self._lost = ""
         self._replies: asyncio.Task[None] | None = None
         self._said = os.memfd_create("driver")
-        self._socket, its = socket.socketpair()
-        with its:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "harness.launchers.ray.driver", str(its.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=self._said,
-                stderr=self._said,
-                pass_fds=[its.fileno()],
-                start_new_session=True,  # a Ctrl-C at the terminal is for us, who end it in order
-            )
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "harness.launchers.ray.driver", str(its.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=self._said,
+            stderr=self._said,
+            pass_fds=[its.fileno()],
+            start_new_session=True,  # a Ctrl-C at the terminal is for us, who end it in order
+        )
 
     async def connect(self, opening: Open) -> None:
-        """Let it connect to the cluster. Raises HostError if it cannot, or not in time."""
-        reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
-        self._line = Line(reader, self._writer, MAX_BYTES)
+        """Let it connect to the cluster, see `open_driver`."""
         self._line.post(opening)
         try:
             async with asyncio.timeout(opening.start_timeout_s):

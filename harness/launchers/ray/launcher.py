@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.host_error import HostError
 from harness.launchers.base import Completed
 from harness.launchers.ray.driver_process import Answers, DriverProcess
-from harness.launchers.ray.messages import Done, Ended, Lost, Reach, Reached, Run, Start
+from harness.launchers.ray.messages import Answer, Done, Ended, Lost, Reach, Run, Start
 from harness.launchers.remote import put_line, run_line, start_line
 from harness.launchers.words import cannot_put, took_too_long, unknown_host
 
@@ -67,11 +67,8 @@ class RayHosts:
         line = start_line(argv, len(stdin), environment or {})
         with ExitStack() as stack:
             answers = stack.enter_context(self._driver.call(Start(host, line, stdin, str(log))))
-            match await answers.get():
-                case Lost(reason):
-                    raise HostError(host, reason)
-                case Reached():
-                    started = RayProcess(answers, stack.pop_all())
+            await _answer(host, answers)
+            started = RayProcess(answers, stack.pop_all())
         self._running.add(started)
         started.end.add_done_callback(lambda _: self._running.discard(started))
         return started
@@ -88,16 +85,12 @@ class RayHosts:
     async def _reach(self, host: str) -> None:
         self._check(host)
         with self._driver.call(Reach(host)) as answers:
-            match await answers.get():
-                case Lost(reason):
-                    raise HostError(host, reason)
+            await _answer(host, answers)
 
     async def _run(self, request: Run, timeout_s: float) -> Done:
         with self._driver.call(request) as answers:
             async with asyncio.timeout(timeout_s):
-                answer = await answers.get()
-        if isinstance(answer, Lost):
-            raise HostError(request.host, answer.reason)
+                answer = await _answer(request.host, answers)
         assert isinstance(answer, Done)
         return answer
 
@@ -114,10 +107,16 @@ class RayProcess:
 
     async def _until_ended(self, answers: Answers, call: ExitStack) -> str:
         with call:
-            match await answers.get():
-                case Ended(how):
-                    return how
-                case Lost(reason):
-                    return f"lost: {reason}"
-                case other:
-                    raise AssertionError(other)
+            answer = await answers.get()
+        if isinstance(answer, Lost):
+            return f"lost: {answer.reason}"
+        assert isinstance(answer, Ended)
+        return answer.how
+
+
+async def _answer(host: str, answers: Answers) -> Answer:
+    """The next answer, if it is no bad one."""
+    answer = await answers.get()
+    if isinstance(answer, Lost):
+        raise HostError(host, answer.reason)
+    return answer

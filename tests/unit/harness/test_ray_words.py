@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from harness.host_error import HostError
+from harness.inventory import Inventory, InventoryHost, RayLauncher
+from harness.launchers import open_launcher
 from harness.launchers.ray.words import why_lost, why_not_connected
 
 DIED = """The actor died unexpectedly before finishing this task.
@@ -39,3 +44,15 @@ def test_versions_that_differ() -> None:
         "Version mismatch: The cluster was started with: Ray: 2.0.0 Python: 3.8.1 This process"
     )
     assert "fix: a virtual environment with the cluster's Python" in said
+
+
+def test_a_control_node_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.launchers.ray.find_spec", lambda name: None)
+    inventory = Inventory(hosts=(InventoryHost("p0", "prefill"),), launcher=RayLauncher())
+
+    async def opened() -> None:
+        async with open_launcher(inventory):
+            pass
+
+    with pytest.raises(HostError, match=r"ray is not installed; fix: pip install 'dualpath-testbed\[ray\]'"):
+        asyncio.run(opened())
