@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from run_driver import MACHINE_GATES, CommandRun, assert_exact
 
-from harness.launchers.ssh.remote import LEASE_S
+from harness.launchers.remote import LEASE_S
 from racks.fault_rack import FaultRack
 from racks.faults import FAULTS, Fault
 
