@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import select
 import signal
 import sys
@@ -25,6 +26,7 @@ from hosts.storage import StorageError, open_storage
 
 RUN_ID_VARIABLE = "DUALPATH_RUN_ID"
 KILL_TIMEOUT_S = 5.0
+_RUN_ID = re.compile(r"[A-Za-z0-9]+")
 
 
 class LeftoverError(Exception):
@@ -90,7 +92,7 @@ def main() -> int:
     """Entry point; what was removed on stdout, a line each, and what could not be on stderr."""
     parser = argparse.ArgumentParser(prog="dualpath-leftovers", description=__doc__)
     parser.add_argument("action", choices=["make", "remove"])
-    parser.add_argument("run_id")
+    parser.add_argument("run_id", type=_run_id)
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--mount", default="", help="the directory that holds the KV store")
     place.add_argument("--url", default="", help="the server that holds it")
@@ -109,6 +111,13 @@ def main() -> int:
         return 1
     sys.stdout.writelines(f"{line}\n" for line in lines)
     return 0
+
+
+def _run_id(text: str) -> str:
+    """As a name below the store's root, it must not lead out of there."""
+    if not _RUN_ID.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected letters and digits")
+    return text
 
 
 async def _remove_stored(mount: str, url: str, name: str) -> list[str]:

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from hosts.peer_input import ProtocolError, decoded
+
 _LENGTH_BYTES = 4
 _T = TypeVar("_T")
 
@@ -38,13 +40,13 @@ class Line:
     async def receive(self, kind: type[_T]) -> _T:
         """The next message, which has to be a ``kind``.
 
-        Raises EOFError at the connection's end, OSError if it is lost, ValueError for anything else.
+        Raises EOFError at the connection's end, OSError if it is lost, `ProtocolError` for anything else.
         """
         length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES), "little")
         if length > self._max_bytes:
-            raise ValueError(f"a message of {length} bytes, expected at most {self._max_bytes}")
+            raise ProtocolError(f"a message of {length} bytes, expected at most {self._max_bytes}")
         payload = await self._reader.readexactly(length)
-        message: _T = _decoder(kind).decode(payload)  # type: ignore[arg-type] # a class can be hashed
+        message: _T = decoded(payload, _decoder(kind))  # type: ignore[arg-type] # a class can be hashed
         return message
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from hosts.config import (
     StorageConfig,
     TransportConfig,
 )
+from hosts.peer_input import decoded
 from hosts.transport.base import RemoteRegion
 from workloads.layout import BlockRange, Span
 
@@ -411,7 +412,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_in_band = msgspec.msgpack.Decoder(InBand)
+_in_band: msgspec.msgpack.Decoder[InBand] = msgspec.msgpack.Decoder(InBand)
 
 
 def encode(message: InBand) -> bytes:
@@ -420,6 +421,5 @@ def encode(message: InBand) -> bytes:
 
 
 def decode_in_band(payload: bytes) -> InBand:
-    """Raises msgspec.DecodeError on anything that is not an in-band message."""
-    message: InBand = _in_band.decode(payload)
-    return message
+    """Raises `ProtocolError` on anything that is not an in-band message."""
+    return decoded(payload, _in_band)

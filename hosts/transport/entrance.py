@@ -30,7 +30,12 @@ class Entrance:
         self, listener: socket.socket, config: TransportConfig, admit: Callable[[socket.socket, str], None]
     ) -> None:
         self.address = _text(*listener.getsockname()[:2])
-        self._listener, self._key, self._timeout_s, self._admit = listener, config.key, config.timeout_s, admit
+        self._listener, self._key, self._timeout_s, self._admit = (
+            listener,
+            config.key,
+            config.timeout_s,
+            admit,
+        )
         self._strangers: set[asyncio.Task[None]] = set()
         self._refusals = _Refusals()
         self._loop = asyncio.get_running_loop()

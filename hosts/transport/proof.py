@@ -1,8 +1,8 @@
-"""Proof that both ends of a connection are of the same run: challenge and response by HMAC-SHA256 (RFC 2104).
+"""Proof that both ends of a connection are of one run: challenge and response by HMAC-SHA256 (RFC 2104).
 
-Both have the run's key, which is never sent. Each answers with an HMAC over both ends' nonces, which are fresh,
-so that a recorded proof is worth nothing; over its own role, so that no proof can be sent back to who made it;
-and over the address that was dialled, so that a proof for one host is none for another. In order:
+Both have the run's key, which is never sent. Each answers with an HMAC over both ends' nonces, which are
+fresh, so that a recorded proof is worth nothing; over its own role, so that no proof can be sent back to who
+made it; and over the address that was dialled, so that a proof for one host is none for another. In order:
 
     target     magic (8 bytes) | its nonce (32)
     initiator  its nonce (32) | its proof (32)
@@ -29,7 +29,11 @@ OTHER_KEY = "it does not have this run's key: is it another run's, or a stranger
 
 
 def proof(
-    key: bytes, role: Literal["initiator", "target"], address: str, initiator_nonce: bytes, target_nonce: bytes
+    key: bytes,
+    role: Literal["initiator", "target"],
+    address: str,
+    initiator_nonce: bytes,
+    target_nonce: bytes,
 ) -> bytes:
     """What ``role`` answers; ``address`` is the target's."""
     said = role.encode() + b"\0" + address.encode() + b"\0" + initiator_nonce + target_nonce

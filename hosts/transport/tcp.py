@@ -29,7 +29,7 @@ from hosts.transport.base import (
 )
 from hosts.transport.channel import Channel
 from hosts.transport.entrance import Entrance, dial, mark_packets
-from hosts.transport.wire import NOWHERE, Frame, Hello, Inlet, Kind, Outlet, encode
+from hosts.transport.wire import NOWHERE, Frame, Hello, Inlet, Kind, Outlet, decode_hello, encode
 
 WINDOW_BYTES = 32 * 1024 * 1024
 """Most payload outstanding on a connection; a larger operation goes alone."""
@@ -260,10 +260,7 @@ class _Target(Channel):
             raise ProtocolError(f"{frame.kind.name} from an initiator")
 
     def _greet(self, frame: Frame, trailer: bytes) -> None:
-        try:
-            hello = msgspec.msgpack.decode(trailer, type=Hello)
-        except msgspec.MsgspecError as error:
-            raise ProtocolError(f"not a hello: {error}") from error
+        hello = decode_hello(trailer)
         self._greet_due.cancel()
         self._greeted = True
         self.peer = hello.address

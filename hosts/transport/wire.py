@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from hosts.peer_input import ProtocolError
+from hosts.peer_input import ProtocolError, decoded
 from hosts.transport.base import MAX_NOTIFICATION_BYTES, Bytes, Region, Strided
 
 MAGIC = 0xD0A1
@@ -56,6 +56,17 @@ class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     address: str
     traffic_class: Literal["low", "high"]
+
+
+_hello = msgspec.msgpack.Decoder(Hello)
+
+
+def decode_hello(trailer: bytes) -> Hello:
+    """The hello in a HELLO frame's trailer; `ProtocolError` if there is none."""
+    try:
+        return decoded(trailer, _hello)
+    except ProtocolError as error:
+        raise ProtocolError(f"not a hello: {error}") from error
 
 
 class Frame(NamedTuple):

@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
-
 from hosts.line import Line
 from hosts.nixl_agent import NixlAgent, NixlError
 from hosts.pacing import TokenBucket
+from hosts.peer_input import ProtocolError
 from hosts.transport.base import Region, RemoteRegion, Strided, TransferError
 from hosts.transport.nixl.descriptors import Chunk, chunks
 from hosts.transport.nixl.messages import (
@@ -24,6 +23,7 @@ from hosts.transport.nixl.messages import (
     Mark,
     OperationName,
     Place,
+    decode_mark,
 )
 from hosts.transport.nixl.outgoing import Job, Outgoing
 from hosts.transport.nixl.registered import RegisteredRegions, address
@@ -220,8 +220,8 @@ class InitiatorLink:
         try:
             self._outgoing.poll()
             for message in self._agent.messages():
-                self._arrived(msgspec.msgpack.decode(message, type=Mark))
-        except (NixlError, msgspec.MsgspecError) as error:
+                self._arrived(decode_mark(message))
+        except (NixlError, ProtocolError) as error:
             self.lose(str(error))
 
     def _arrived(self, mark: Mark) -> None:

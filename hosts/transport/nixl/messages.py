@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from hosts.peer_input import decoded
 from hosts.transport.base import Strided, TrafficClass
 
 VERSION = 1
@@ -104,6 +105,14 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     number: int
     closes: bool = True
     notification: bytes | None = None
+
+
+_mark = msgspec.msgpack.Decoder(Mark)
+
+
+def decode_mark(message: bytes) -> Mark:
+    """Raises `ProtocolError` for anything else."""
+    return decoded(message, _mark)
 
 
 Greeting: Any = Welcome | Refused

@@ -6,11 +6,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import msgspec
-
 from hosts.line import Line
 from hosts.nixl_agent import NixlAgent, NixlError
 from hosts.pacing import TokenBucket
+from hosts.peer_input import ProtocolError
 from hosts.transport.base import Region
 from hosts.transport.nixl.descriptors import Chunk, chunks
 from hosts.transport.nixl.messages import (
@@ -23,6 +22,7 @@ from hosts.transport.nixl.messages import (
     Mark,
     Place,
     Request,
+    decode_mark,
 )
 from hosts.transport.nixl.outgoing import Job, Outgoing
 from hosts.transport.nixl.registered import RegisteredRegions, address
@@ -130,8 +130,8 @@ class TargetLink:
         try:
             self._outgoing.poll()
             for message in self._agent.messages():
-                self._take(msgspec.msgpack.decode(message, type=Mark))
-        except (NixlError, msgspec.MsgspecError) as error:
+                self._take(decode_mark(message))
+        except (NixlError, ProtocolError) as error:
             self.lose(str(error))
 
     def _take(self, mark: Mark) -> None:

@@ -23,7 +23,7 @@ from harness.control import AgentHandle, ControlServer
 from harness.host_error import HostError
 from hosts import agent as agent_module
 from hosts.control_stream import ControlLostError, ControlStream
-from hosts.credentials import CONTROL_NAME, Credentials, client_context
+from hosts.credentials import CONTROL_NAME, Credentials, client_context, server_context
 from hosts.line import Line
 from hosts.protocol import (
     MAX_MESSAGE_BYTES,
@@ -194,6 +194,37 @@ def test_an_agent_refuses_a_control_node_of_another_run() -> None:
         stranger = RunAuthority("feedbeef").credentials("p0", control.address)
         with pytest.raises(ControlLostError, match="is not this run's control node"):
             await agent_module.run(stranger)
+
+    run(test)
+
+
+def as_another_host(control: Control) -> ssl.SSLContext:
+    """A certificate of this run, but not the control node's."""
+    d0 = control.credentials("d0")
+    return server_context(d0.authority, d0.certificate, d0.private_key)
+
+
+@pytest.mark.parametrize("context", [as_another_host, lambda _: None], ids=["another host", "no TLS"])
+def test_an_agent_refuses_who_is_not_the_control_node(
+    context: Callable[[Control], ssl.SSLContext | None],
+) -> None:
+    """Who sits between it and the control node can have no more than that."""
+
+    async def test(control: Control) -> None:
+        said: list[bytes] = []
+
+        async def pretend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(Envelope.__name__.encode() * 100)
+            said.append(await reader.read())
+            writer.close()
+
+        server = await asyncio.start_server(pretend, "127.0.0.1", 0, ssl=context(control))
+        address = "{}:{}".format(*server.sockets[0].getsockname())
+        with pytest.raises(ControlLostError, match="is not this run's control node"):
+            await agent_module.run(control.authority.credentials("p0", address))
+        server.close()
+        await server.wait_closed()
+        assert not any(b"Hello" in heard for heard in said)
 
     run(test)
 

@@ -39,6 +39,17 @@ def test_processes_and_stored_objects_of_a_run(tmp_path: Path, run_id: str) -> N
     assert os.listdir(tmp_path) == ["dualpath-00000000"]
 
 
+@pytest.mark.parametrize("hostile", ["../..", "a/../../b", "/etc", "", ".", "a b", "a\n"])
+@pytest.mark.parametrize("action", ["make", "remove"])
+def test_what_is_no_run_id_touches_nothing(tmp_path: Path, action: str, hostile: str) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "b").mkdir()
+    done = leftovers(action, hostile, "--mount", str(tmp_path / "root"))
+    assert done.returncode == 2
+    assert "expected letters and digits" in done.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["b", "root"]
+
+
 def test_there_is_nothing(tmp_path: Path, run_id: str) -> None:
     done = leftovers("remove", run_id, "--mount", str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from hosts.config import StorageConfig
+from hosts.config import CacheMode, StorageConfig
 from hosts.storage import Storage, StorageError, open_storage
 
 
-def over(root: Path, test: Callable[[Storage], Coroutine[Any, Any, None]]) -> None:
+def over(root: Path, test: Callable[[Storage], Coroutine[Any, Any, None]], cache: CacheMode = "page") -> None:
     async def run() -> None:
-        storage = await open_storage(StorageConfig(kind="posix", root=str(root)))
+        storage = await open_storage(StorageConfig(kind="posix", root=str(root), cache=cache))
         try:
             await test(storage)
         finally:
@@ -48,6 +53,51 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert (outside / "secret").read_bytes() == b"secret"
     assert (root / "file").read_bytes() == b"mine"
     assert [path.name for path in root.iterdir()] == ["file"]
+
+
+PARTS = ["..", ".", "", "up", "out", "secret", "file", "a", "b", "/etc", "%2e%2e", "a\\..", "\0", "~", "é"]
+"""``up``, ``out`` and ``file`` are links, to the root's parent, a directory and a file beside the root."""
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    calls=st.lists(
+        st.tuples(st.sampled_from(["read", "write", "delete"]), st.lists(st.sampled_from(PARTS), max_size=5)),
+        min_size=1,
+        max_size=8,
+    ),
+    direct=st.booleans(),
+)
+def test_whatever_the_names_nothing_outside_the_root_is_read_or_changed(
+    calls: list[tuple[str, list[str]]], direct: bool
+) -> None:
+    with TemporaryDirectory() as name:
+        parent = Path(name)
+        root, outside = parent / "root", parent / "outside"
+        for directory in (root, outside, root / "a"):
+            directory.mkdir()
+        (outside / "secret").write_bytes(b"secret")
+        (root / "a" / "b").write_bytes(b"inside")
+        (root / "up").symlink_to("..")
+        (root / "a" / "out").symlink_to(outside)
+        (root / "file").symlink_to("../outside/secret")
+
+        async def test(storage: Storage) -> None:
+            for operation, parts in calls:
+                key, into = "/".join(parts), bytearray(6)
+                with suppress(StorageError):
+                    if operation == "read":
+                        await storage.read_into(key, 0, memoryview(into))
+                    elif operation == "write":
+                        await storage.write(key, b"inside")
+                    else:
+                        await storage.delete(key)
+                assert into in (bytes(6), b"inside")
+
+        over(root, test, cache="direct" if direct else "page")
+        assert sorted(os.listdir(parent)) == ["outside", "root"]
+        assert os.listdir(outside) == ["secret"]
+        assert (outside / "secret").read_bytes() == b"secret"
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:

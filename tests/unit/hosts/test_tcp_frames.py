@@ -48,7 +48,7 @@ def with_transport(
 
 
 async def answer_to(transport: TcpTransport, sent: bytes) -> bytes:
-    """What the transport answers to ``sent`` by one who has its key, until it closes or has nothing more to say."""
+    """What the transport answers to ``sent`` by one of its run, until it closes or has no more to say."""
     reader, writer = await asyncio.open_connection(sock=await dial(transport.address, CONFIG))
     try:
         writer.write(sent)
