@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from harness.host_error import HostError
-from harness.inventory import Inventory, RayLauncher, SshLauncher
+from harness.inventory import Inventory, RayLauncher, SlurmLauncher, SshLauncher
 from harness.launchers.base import Completed, Launcher, Started
 
 __all__ = ["Completed", "Launcher", "Started", "open_launcher"]
@@ -39,5 +39,7 @@ async def _open(inventory: Inventory) -> Launcher:
             from harness.launchers import ray
 
             return await ray.open_ray(inventory)
-        case _:
-            raise NotImplementedError
+        case SlurmLauncher():
+            from harness.launchers import slurm
+
+            return await slurm.open_slurm(inventory)

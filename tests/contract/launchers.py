@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 from racks.ray_lab import OBSTACLE as NO_RAY
 from racks.ray_lab import ray_lab as ray_rack
+from racks.slurm_lab import OBSTACLE as NO_SLURM
+from racks.slurm_lab import slurm_lab as slurm_rack
 from racks.sshd_lab import OBSTACLE as NO_SSHD
 from racks.sshd_lab import sshd_lab
 
@@ -91,9 +93,18 @@ def ray_lab(directory: Path) -> Iterator[Lab]:
         yield Lab(names, lambda: open_launcher(inventory), rack.inside, rack.prefix, rack.inventory)
 
 
+@contextmanager
+def slurm_lab(directory: Path) -> Iterator[Lab]:
+    with slurm_rack(directory) as rack:
+        inventory = load_inventory(rack.inventory)
+        names = tuple(host.name for host in inventory.hosts)
+        yield Lab(names, lambda: open_launcher(inventory), rack.inside, rack.prefix, rack.inventory)
+
+
 NO_NAMESPACES = probe().unavailable.get("network_namespaces")
 KINDS = {
     "local": Kind(local_lab, NO_NAMESPACES),
     "ssh": Kind(ssh_lab, NO_NAMESPACES or NO_SSHD),
+    "slurm": Kind(slurm_lab, NO_NAMESPACES or NO_SLURM),
     "ray": Kind(ray_lab, NO_NAMESPACES or NO_RAY),
 }

@@ -1,0 +1,264 @@
+"""A rack behind Slurm: an emulated cluster, slurmctld on its control node, a slurmd in every host's namespace.
+
+with slurm_lab(directory) as lab:
+    lab.inside(lambda: asyncio.run(...))                       # on the control node
+    subprocess.run([*lab.prefix, "dualpath", ..., lab.inventory])
+
+What several slurmds on one machine need (slurm.conf(5), cgroup.conf(5)): a host name each, spool and pid file
+by node, and no accounting or tracking by cgroups, of which they would share one tree.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import tomli_w
+
+from harness.cluster import ClusterHost, ClusterSpec
+from harness.cluster.emulated import EmulatedCluster
+
+SPEC = ClusterSpec(1, 1, storage_nic_bytes_per_s=12.5e6, compute_nic_bytes_per_s=25e6)
+READY_TIMEOUT_S = 30.0
+COMMAND_TIMEOUT_S = 10.0
+KILL_TIMEOUT_S = 5.0
+POLL_S = 0.05
+_DAEMONS = ("munged", "slurmctld", "slurmd")
+_PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+
+# In the mount namespace that every host has, whose fresh sysfs hides the cgroups that slurmd looks for; with
+# the host's own directory, and its name. Arguments: own directory, home, host name, command.
+_HOST = """\
+umount /sys && mount -t tmpfs tmpfs /run && mkdir /run/cgroup && mount --rbind /sys/fs/cgroup /run/cgroup &&
+mount -t sysfs sysfs /sys && mount --rbind /run/cgroup /sys/fs/cgroup &&
+mount --bind "$1" "$2" && exec unshare --uts sh -c 'hostname "$1" && shift && exec "$@"' sh "$3" slurmd -D -N "$3"
+"""
+
+_CONFIGURATION = """\
+ClusterName=lab
+SlurmctldHost={control}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={munge}
+CredType=cred/munge
+StateSaveLocation={directory}/state-slurm
+SlurmdSpoolDir={directory}/spool-%n
+SlurmctldPidFile={directory}/slurmctld.pid
+SlurmdPidFile={directory}/slurmd-%n.pid
+ProctrackType=proctrack/pgid
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerType=sched/builtin
+ReturnToService=2
+SlurmdTimeout=10
+KillWait=5
+"""
+
+
+def obstacle() -> str | None:
+    """Why there can be no Slurm here, or None."""
+    for daemon in (*_DAEMONS, "srun"):
+        if shutil.which(daemon, path=_PATH) is None:
+            return f"{daemon} is not installed: apt-get install slurm-wlm munge"
+    if os.geteuid() != 0:
+        return "slurmd starts commands as their users, which needs root"
+    return None
+
+
+class SlurmLab:
+    """A rack that is up. Slurm's commands find it in ``environment``, which `slurm_lab` sets for this process.
+
+    Every host has a directory of its own, ``directory``/hosts/NAME, and sees it as ``home``, which is the
+    inventory's.
+    """
+
+    def __init__(self, cluster: EmulatedCluster, directory: Path) -> None:
+        self.cluster = cluster
+        self.hosts = {host.name: host for host in cluster.hosts}
+        self.directory = directory
+        self.home = directory / "home"
+        self.inventory = directory / "rack.toml"
+        self.config = directory / "slurm.conf"
+        # Processes end with the thread that starts them: not the caller's, who may be ``inside``.
+        self.starter = ThreadPoolExecutor(1)
+        self.prefix = ("nsenter", f"--net={cluster._namespaces['control'].path}", "--")
+
+    def inside(self, action: Callable[[], None]) -> None:
+        """Call something on the control node: in a thread that is on its network."""
+        self.cluster._namespaces["control"].run(action)
+
+    def ask(self, *command: str) -> str:
+        """What one of Slurm's commands prints on the control node."""
+        done = subprocess.run(
+            [*self.prefix, *command], capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        return done.stdout
+
+    def jobs(self) -> list[str]:
+        """Ids of the jobs that are pending or run, or are just ending."""
+        return self.ask("squeue", "--noheader", "--format=%A").split()
+
+    def until(self, condition: Callable[[], object], what: str, within_s: float = READY_TIMEOUT_S) -> None:
+        """Wait until something is so in Slurm, which tells of nothing by itself."""
+        end_at = time.monotonic() + within_s
+        while not condition():
+            assert time.monotonic() < end_at, f"not within {within_s:g} s: {what}; {self.logs()}"
+            time.sleep(POLL_S)
+
+    def logs(self) -> str:
+        """The last lines of what the daemons say."""
+        return "\n".join(
+            f"{log.name}: {log.read_text()[-1000:]}" for log in sorted(self.directory.glob("*.log"))
+        )
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """All that runs in a host's namespace, or the control node's."""
+        wanted = os.stat(self.cluster._namespaces[name].path).st_ino
+        found = []
+        for process in psutil.process_iter():
+            with suppress(OSError, psutil.NoSuchProcess):
+                if os.stat(f"/proc/{process.pid}/ns/net").st_ino == wanted:
+                    found.append(process)
+        return found
+
+    def write_inventory(
+        self, file: Path, hosts: Mapping[str, Mapping[str, Any]] | None = None, **launcher: Any
+    ) -> Path:
+        """An inventory of all hosts, with changes to ``hosts`` by name and to the launcher section."""
+        document = {
+            "scale": "experiment",
+            "control_address": self.cluster.control_address,
+            "directory": str(self.home),
+            "launcher": {"kind": "slurm", "time_limit": 5, **launcher},
+            "storage": {"url": self.cluster.storage_url},
+            "hosts": [
+                self._described(host) | (hosts or {}).get(host.name, {}) for host in self.hosts.values()
+            ],
+        }
+        file.write_text(tomli_w.dumps(document))
+        return file
+
+    def start(self) -> None:
+        """The daemons, until every node is idle."""
+        self.home.mkdir()
+        (self.directory / "state-slurm").mkdir()
+        self._write_configuration()
+        key = self.directory / "munge.key"
+        key.touch(mode=0o600)
+        key.write_bytes(secrets.token_bytes(128))
+        munge = [
+            f"--{name}={self.directory}/munge.{name.split('-')[0]}"
+            for name in ("key-file", "pid-file", "seed-file")
+        ]
+        socket = f"--socket={self._munge_socket}"
+        self._spawn("control", ["munged", "--foreground", "--force", *munge, socket], "munged")
+        self.until(self._munge_socket.exists, "munged's socket")
+        self._spawn("control", ["slurmctld", "-D"], "slurmctld")
+        for name in self.hosts:
+            own = self.directory / "hosts" / name
+            own.mkdir(parents=True)
+            self._spawn(name, ["sh", "-c", _HOST, "sh", str(own), str(self.home), name], f"slurmd-{name}")
+        self.until(self._all_idle, "all nodes are idle")
+
+    def _write_configuration(self) -> None:
+        hosts = self.hosts.values()
+        nodes = [
+            f"NodeName={host.name} NodeAddr={host.management_address} NodeHostname={host.name} CPUs=2"
+            for host in hosts
+        ]
+        control = f"{socket.gethostname()}({self.cluster.control_address})"
+        self.config.write_text(
+            _CONFIGURATION.format(control=control, directory=self.directory, munge=self._munge_socket)
+            + "".join(f"{line}\n" for line in nodes)
+            + f"PartitionName=all Nodes={','.join(self.hosts)} Default=YES MaxTime=60\n"
+        )
+        version = 2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1
+        (self.directory / "cgroup.conf").write_text(f"CgroupPlugin=cgroup/v{version}\n")
+
+    def _spawn(self, name: str, argv: Sequence[str], log: str) -> None:
+        command = [shutil.which(argv[0], path=_PATH) or argv[0], *argv[1:]]
+        environment = {"SLURM_CONF": str(self.config), "PATH": _PATH}
+        self.starter.submit(
+            self.cluster._processes.spawn,
+            command,
+            self.cluster._namespaces[name].path,
+            self.directory / f"{log}.log",
+            environment,
+        ).result()
+
+    def _all_idle(self) -> bool:
+        done = subprocess.run(
+            [*self.prefix, "sinfo", "--noheader", "--Node", "--format=%t"],
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+        return done.returncode == 0 and done.stdout.split() == ["idle"] * len(self.hosts)
+
+    def _described(self, host: ClusterHost) -> dict[str, Any]:
+        described: dict[str, Any] = {"name": host.name, "role": host.role, "address": host.management_address}
+        if host.role == "storage":
+            return described | {"storage": {"mount": str(self.cluster.storage_root)}}
+        nics = {nic.network: {"name": nic.name, "address": nic.address} for nic in host.nics}
+        return described | {"storage_nic": nics["storage"], "compute_nics": [nics["compute"]]}
+
+    @property
+    def _munge_socket(self) -> Path:
+        return self.directory / "munge.socket"
+
+
+@contextmanager
+def slurm_lab(directory: Path, spec: ClusterSpec = SPEC) -> Iterator[SlurmLab]:
+    """The rack, up; at the end all of it is gone but ``directory``."""
+    with EmulatedCluster(spec, scratch_parent=directory, state_dir=directory / "state") as cluster:
+        lab = SlurmLab(cluster, directory)
+        before = os.environ.get("SLURM_CONF")
+        try:
+            os.environ["SLURM_CONF"] = str(lab.config)
+            lab.start()
+            lab.write_inventory(lab.inventory)
+            yield lab
+        finally:
+            if before is None:
+                del os.environ["SLURM_CONF"]
+            else:
+                os.environ["SLURM_CONF"] = before
+            # Commands do not carry the run's id: srun gives them an environment of their own.
+            _kill([process for name in lab.hosts for process in lab.processes(name)])
+            lab.starter.shutdown()
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+    end_at = time.monotonic() + KILL_TIMEOUT_S
+    while left := [process for process in processes if _runs(process)]:
+        assert time.monotonic() < end_at, f"outlived SIGKILL: {left}"
+        time.sleep(0.01)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+OBSTACLE = obstacle()
