@@ -2,8 +2,8 @@
 
     .venv/bin/python tools/measure_launchers.py runs/launchers [--experiment io_bound_1p2d] [--rounds 2]
 
-Each rack is this machine's namespaces at the experiment's rates, with real sshds, slurmds or Ray nodes in them.
-The order turns round in every second round (A B C D D C B A). Runs what is not in the folder yet, prints a
+Each rack is this machine's namespaces at the experiment's rates, with real sshds, slurmds or Ray nodes in
+them. The order turns round in every second round (A B C D D C B A). Runs what is not in the folder yet, prints a
 Markdown table, exits 1 if the speedups of two launchers are more than 5 % apart or a run is not valid. Quiet
 machine: about 2 minutes a run.
 """
@@ -93,7 +93,7 @@ def judged(runs: dict[str, list[Run]]) -> int:
 
 def speedup(summary: Run) -> float:
     """Of the contender over the baseline."""
-    return float(summary["comparison"]["speedup"])
+    return float(summary["comparison"]["speedup"]["value"])
 
 
 if __name__ == "__main__":

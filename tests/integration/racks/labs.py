@@ -7,9 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from racks import ray_lab, slurm_lab, sshd_lab
-
 from harness.cluster import ClusterSpec, probe
+from racks import ray_lab, slurm_lab, sshd_lab
 
 NO_NAMESPACES = probe().unavailable.get("network_namespaces")
 
