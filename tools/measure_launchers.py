@@ -3,9 +3,9 @@
     .venv/bin/python tools/measure_launchers.py runs/launchers [--experiment io_bound_1p2d] [--rounds 2]
 
 Each rack is this machine's namespaces at the experiment's rates, with real sshds, slurmds or Ray nodes in
-them. The order turns round in every second round (A B C D D C B A). Runs what is not in the folder yet, prints a
-Markdown table, exits 1 if the speedups of two launchers are more than 5 % apart or a run is not valid. Quiet
-machine: about 2 minutes a run.
+them. The order turns round in every second round (A B C D D C B A). Runs what is not in the folder yet,
+prints a Markdown table, exits 1 if the speedups of two launchers are more than 5 % apart or a run is not
+valid. Quiet machine: about 2 minutes a run.
 """
 
 from __future__ import annotations
