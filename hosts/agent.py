@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from hosts.ceilings import storage_ceiling, transfer_ceiling
+from hosts.claim import ClaimedError
 from hosts.content import fill_blocks
 from hosts.control_stream import ControlLostError, attach
 from hosts.counters import open_counters
@@ -102,6 +103,8 @@ class Agent:
     async def _answer(self, envelope: Envelope) -> None:
         try:
             body = await self._perform(envelope.body)
+        except ClaimedError as error:
+            body = Failed(self._name, str(error))
         except Exception as error:  # the control node decides what a failed command means
             _log.exception("%s failed", type(envelope.body).__name__)
             body = Failed(self._name, f"{type(envelope.body).__name__}: {_reason(error)}")

@@ -44,12 +44,12 @@ def calibrate(
     store = RunStore.create(directory, circumstances(preparation, ground.describe()))
     run = Run(preparation, store, progress)
     with run.recorded(), ground.raised(run) as open_site:
-        calibration = asyncio.run(_calibrate(run, open_site, seconds))
+        calibration = asyncio.run(_calibrate(run, open_site, ground.name, seconds))
     save(calibration, directory / "calibration.json")
     return calibration
 
 
-async def _calibrate(run: Run, open_site: OpenSite, seconds: float) -> Calibration:
+async def _calibrate(run: Run, open_site: OpenSite, place: str, seconds: float) -> Calibration:
     preparation = run.preparation
     async with asyncio.timeout(preparation.experiment.measurement.deadline_s), open_site() as site:
         with one_interrupt():
@@ -65,7 +65,7 @@ async def _calibrate(run: Run, open_site: OpenSite, seconds: float) -> Calibrati
                 return Calibration(
                     format_version=FORMAT_VERSION,
                     measured_at=now(),
-                    inventory=run.store.metadata["emulation"]["labels"][-1],
+                    place=place,
                     dualpath_version=metadata.version("dualpath-testbed"),
                     experiment=preparation.experiment.name,
                     transport=preparation.experiment.transport.kind,

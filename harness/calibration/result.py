@@ -36,12 +36,13 @@ class TransferCeiling(msgspec.Struct, frozen=True):
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """``alone_bytes_per_s`` is what each host reads from another one alone. ``fingerprints`` are of the
-    hosts' hardware; ``profile`` holds the figures of compute in force, which are not measured here."""
+    """``place`` is what it was measured on; ``alone_bytes_per_s`` what each host reads from another one
+    alone. ``fingerprints`` are of the hosts' hardware; ``profile`` holds the figures of compute in force,
+    which are not measured here."""
 
     format_version: int
     measured_at: str
-    inventory: str
+    place: str
     dualpath_version: str
     experiment: str
     transport: str

@@ -75,10 +75,10 @@ async def _ask_host(launcher: Launcher, inventory: Inventory, host: InventoryHos
     began_at_s = time.time()
     try:
         facts = decode_facts(await _run(launcher, inventory, host.name, questions))
-    except HostError as error:
-        return _unanswered(error, "reachable")
     except _PythonError as error:
         return _unanswered(error, "python")
+    except HostError as error:
+        return _unanswered(error, "reachable")
     except msgspec.MsgspecError as error:
         return _unanswered(HostError(host.name, f"its answer cannot be read: {error}"), "reachable")
     # Its clock was read after we began to ask, and before we had the answer.

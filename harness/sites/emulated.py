@@ -22,6 +22,11 @@ class EmulatedGround:
 
     choice: ModeChoice
 
+    @property
+    def name(self) -> str:
+        """See `Ground.name`."""
+        return f"emulated cluster, {self.choice.mode.replace('_', ' ')}"
+
     def adapted(self, experiment: Experiment) -> Experiment:
         """As it is: the cluster is made for it."""
         return experiment

@@ -17,6 +17,11 @@ OpenSite = Callable[[], AbstractAsyncContextManager[Site]]
 class Ground(Protocol):
     """Where hosts come from."""
 
+    @property
+    def name(self) -> str:
+        """What it is called beside what was measured there."""
+        ...
+
     def adapted(self, experiment: Experiment) -> Experiment:
         """The experiment as it is run there; raises ExperimentError if it cannot be."""
         ...

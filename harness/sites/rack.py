@@ -36,6 +36,12 @@ class RackGround:
     inventory: Inventory
     calibration: Calibration | None = None
 
+    @property
+    def name(self) -> str:
+        """See `Ground.name`."""
+        scaled = "made for the experiment's scale" if self.inventory.scale == "experiment" else "real"
+        return f"rack {self.inventory.name}, launched by {_kind(self.inventory)}; links {scaled}"
+
     def adapted(self, experiment: Experiment) -> Experiment:
         """See `Ground.adapted`: on links at the hardware's own rate, with nothing scaled down."""
         return on_hosts(experiment, self.inventory)
@@ -43,11 +49,10 @@ class RackGround:
     def describe(self) -> dict[str, Any]:
         """See `Ground.describe`."""
         places = [self.inventory.storage_of(h) for h in self.inventory.hosts if h.role != "storage"]
-        scaled = "made for the experiment's scale" if self.inventory.scale == "experiment" else "real"
         return {
             "mode": "rack",
             "storage": "posix" if places[0].mount else "http",
-            "labels": [f"rack {self.inventory.name}, launched by {_kind(self.inventory)}; links {scaled}"],
+            "labels": [self.name],
         }
 
     @contextmanager

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 from bundle_hosts import LocalHosts, pythons, rack
+from racks.sshd_lab import OBSTACLE, sshd_lab
 
 from harness.bundle import Installed, deploy_bundle, prune_bundles
 from harness.bundle.lock import lock_text
 from harness.cluster import probe
 from harness.inventory import load_inventory
+from harness.launchers import open_launcher
 
 PYTHONS = pythons(range(11, 15))
 BARE = {"PATH": "/usr/bin:/bin"}
@@ -96,14 +98,12 @@ def test_an_environment_is_shown_the_pyverbs_of_the_distribution(hosts: LocalHos
 
 
 def test_agents_start_behind_sshd(tmp_path: Path, wheelhouse: None) -> None:
-    racks = pytest.importorskip("racks.sshd_lab")
-    launchers = pytest.importorskip("harness.launchers")
-    if obstacle := probe().unavailable.get("network_namespaces") or racks.OBSTACLE:
+    if obstacle := probe().unavailable.get("network_namespaces") or OBSTACLE:
         pytest.skip(obstacle)
 
     async def deploy_twice() -> None:
         inventory = load_inventory(lab.inventory)
-        async with launchers.open_launcher(inventory) as launcher:
+        async with open_launcher(inventory) as launcher:
             installed = await deploy_bundle(launcher, inventory, progress=lambda line: None)
             for host, there in installed.items():
                 done = await launcher.run(host, there.argv("hosts.agent", "--help"))
@@ -113,5 +113,5 @@ def test_agents_start_behind_sshd(tmp_path: Path, wheelhouse: None) -> None:
             assert time.monotonic() - began_at < SECOND_DEPLOYMENT_S * len(installed)
             assert await prune_bundles(launcher, inventory) == []
 
-    with racks.sshd_lab(tmp_path) as lab:
+    with sshd_lab(tmp_path) as lab:
         lab.inside(lambda: asyncio.run(deploy_twice()))

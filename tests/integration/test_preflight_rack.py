@@ -1,4 +1,4 @@
-"""Preflight over hosts that are network namespaces, with real links, a real server and real faults."""
+"""Networks of a rack behind sshd, with real links, a real server and real faults, as `check` sees them."""
 
 from __future__ import annotations
 
@@ -11,68 +11,72 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from racks.sshd_lab import OBSTACLE, SshdLab, sshd_lab
 
 from harness.cluster import ClusterSpec, probe
 from harness.cluster.emulated import EmulatedCluster
 from harness.cluster.namespaces import run_batch
-from harness.inventory import ComputeNic, Inventory, InventoryHost, SshLauncher, StoragePlace, load_inventory
-from harness.launchers.local import LocalLauncher
+from harness.inventory import ComputeNic, Inventory, InventoryHost, StoragePlace, load_inventory
+from harness.launchers import open_launcher
 from harness.preflight import Finding, Needs, examine
 from harness.preflight.examine import Preflight, ask
 from harness.preflight.first_inventory import first_inventory
 
-OBSTACLE = probe().unavailable.get("network_namespaces")
+NO_NAMESPACES = probe().unavailable.get("network_namespaces")
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.skipif(OBSTACLE is not None, reason=f"no network namespaces: {OBSTACLE}"),
+    pytest.mark.skipif(NO_NAMESPACES is not None, reason=f"no network namespaces: {NO_NAMESPACES}"),
+    pytest.mark.skipif(OBSTACLE is not None, reason=f"no sshd: {OBSTACLE}"),
 ]
 BUSY = ("load", "nic load", "clock")
 """Checks of what this machine does besides, and that its cores are shared."""
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedCluster]:
-    directory = tmp_path_factory.mktemp("rack")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshdLab]:
     spec = ClusterSpec(1, 2, storage_nic_bytes_per_s=12.5e6, compute_nic_bytes_per_s=25e6)
-    with EmulatedCluster(spec, scratch_parent=directory, state_dir=directory / "state") as raised:
+    with sshd_lab(tmp_path_factory.mktemp("rack"), spec) as raised:
         yield raised
 
 
 @pytest.fixture(scope="module")
-def discovered(cluster: EmulatedCluster, tmp_path_factory: pytest.TempPathFactory) -> Inventory:
+def cluster(lab: SshdLab) -> EmulatedCluster:
+    return lab.cluster
+
+
+@pytest.fixture(scope="module")
+def discovered(lab: SshdLab, tmp_path_factory: pytest.TempPathFactory) -> Inventory:
     """What ``dualpath inventory discover`` makes of the hosts, read again from its file."""
+    directory = tmp_path_factory.mktemp("inventory")
+    launcher = load_inventory(lab.inventory).launcher
     bare = Inventory(
         hosts=tuple(
             InventoryHost(name=host.name, role=host.role, address=host.management_address, node=host.name)
-            for host in cluster.hosts
+            for host in lab.cluster.hosts
         ),
-        launcher=SshLauncher(),
-        storage=StoragePlace(url=cluster.storage_url),
+        launcher=launcher,
+        storage=StoragePlace(url=lab.cluster.storage_url),
+        directory=str(lab.home),
         python=sys.executable,
     )
 
-    async def look() -> str:
-        launcher = LocalLauncher(cluster)
-        try:
-            return first_inventory(bare, await ask(launcher, bare))
-        finally:
-            await launcher.close()
+    async def look() -> None:
+        async with open_launcher(bare) as opened:
+            (directory / "rack.toml").write_text(first_inventory(bare, await ask(opened, bare)))
 
-    file = tmp_path_factory.mktemp("inventory") / "rack.toml"
-    file.write_text(asyncio.run(look()))
-    return replace(load_inventory(file), python=sys.executable)
+    lab.inside(lambda: asyncio.run(look()))
+    return load_inventory(directory / "rack.toml")
 
 
-def check(cluster: EmulatedCluster, inventory: Inventory, needs: Needs | None = None) -> Preflight:
-    async def look() -> Preflight:
-        launcher = LocalLauncher(cluster)
-        try:
-            async with asyncio.timeout(60):
-                return await examine(launcher, inventory, needs or Needs())
-        finally:
-            await launcher.close()
+def check(lab: SshdLab, inventory: Inventory, needs: Needs | None = None) -> Preflight:
+    found: list[Preflight] = []
 
-    return asyncio.run(look())
+    async def look() -> None:
+        async with asyncio.timeout(60), open_launcher(inventory) as launcher:
+            found.append(await examine(launcher, inventory, needs or Needs()))
+
+    lab.inside(lambda: asyncio.run(look()))
+    return found[0]
 
 
 def errors(preflight: Preflight) -> list[Finding]:
@@ -105,8 +109,8 @@ def test_nics_are_guessed_by_what_they_lead_to(discovered: Inventory) -> None:
         assert [nic.name for nic in host.compute_nics] == ["comp0"]
 
 
-def test_what_was_discovered_is_ready(cluster: EmulatedCluster, discovered: Inventory) -> None:
-    found = check(cluster, discovered)
+def test_what_was_discovered_is_ready(lab: SshdLab, cluster: EmulatedCluster, discovered: Inventory) -> None:
+    found = check(lab, discovered)
     assert errors(found) == []
     told = [f for f in found.findings if f.severity == "warning" and f.check not in BUSY]
     assert told == []
@@ -118,9 +122,9 @@ def test_what_was_discovered_is_ready(cluster: EmulatedCluster, discovered: Inve
     assert list(cluster.storage_root.iterdir()) == []
 
 
-def test_a_nic_that_is_down(cluster: EmulatedCluster, discovered: Inventory) -> None:
+def test_a_nic_that_is_down(lab: SshdLab, cluster: EmulatedCluster, discovered: Inventory) -> None:
     with fault(cluster, "d1", ["link set comp0 down"], ["link set comp0 up"]):
-        found = errors(check(cluster, discovered))
+        found = errors(check(lab, discovered))
     assert ("d1", "compute nic", "comp0: is DOWN, expected UP") in [
         (f.host, f.check, f.evidence) for f in found
     ]
@@ -128,20 +132,20 @@ def test_a_nic_that_is_down(cluster: EmulatedCluster, discovered: Inventory) -> 
     assert "nobody there (No route to host): d1 (10.79.0.101)" in seen.evidence
 
 
-def test_a_nic_on_a_wrong_network(cluster: EmulatedCluster, discovered: Inventory) -> None:
+def test_a_nic_on_a_wrong_network(lab: SshdLab, cluster: EmulatedCluster, discovered: Inventory) -> None:
     change = ["address flush dev comp0", "address add 10.99.0.10/24 dev comp0"]
     back = ["address flush dev comp0", "address add 10.79.0.10/24 dev comp0"]
     with fault(cluster, "p0", change, back):
-        found = errors(check(cluster, discovered))
+        found = errors(check(lab, discovered))
     assert {(f.host, f.check) for f in found} == {(host, "compute network") for host in ("p0", "d0", "d1")}
     (own,) = [f for f in found if f.host == "p0"]
     assert "no route (Network is unreachable): d0 (10.79.0.100), d1 (10.79.0.101)" in own.evidence
     assert "comp0 is in 10.99.0.0/24" in own.fix
 
 
-def test_an_mtu_that_differs(cluster: EmulatedCluster, discovered: Inventory) -> None:
+def test_an_mtu_that_differs(lab: SshdLab, cluster: EmulatedCluster, discovered: Inventory) -> None:
     with fault(cluster, "d0", ["link set comp0 mtu 1400"], ["link set comp0 mtu 1500"]):
-        found = check(cluster, discovered)
+        found = check(lab, discovered)
     (wrong,) = errors(found)
     assert (wrong.host, wrong.check) == ("p0", "mtu")
     assert "packets of 1500 bytes do not get to d0 (10.79.0.100)" in wrong.evidence
@@ -150,11 +154,11 @@ def test_an_mtu_that_differs(cluster: EmulatedCluster, discovered: Inventory) ->
 
 
 def test_a_storage_that_is_reached_through_another_nic(
-    cluster: EmulatedCluster, discovered: Inventory
+    lab: SshdLab, cluster: EmulatedCluster, discovered: Inventory
 ) -> None:
     address = cluster.host("storage").storage_address
     with fault(cluster, "d0", [f"route add {address} dev mgmt0"], [f"route del {address} dev mgmt0"]):
-        (wrong,) = errors(check(cluster, discovered))
+        (wrong,) = errors(check(lab, discovered))
     assert (wrong.host, wrong.check) == ("d0", "storage path")
     assert (
         f"{address} is reached through mgmt0 (10.77.0.100), not through the storage NIC stor0"
@@ -163,7 +167,7 @@ def test_a_storage_that_is_reached_through_another_nic(
 
 
 def test_a_nic_in_another_switch_than_its_address_says(
-    cluster: EmulatedCluster, discovered: Inventory
+    lab: SshdLab, cluster: EmulatedCluster, discovered: Inventory
 ) -> None:
     change = [
         "link set comp0 down",
@@ -178,7 +182,7 @@ def test_a_nic_in_another_switch_than_its_address_says(
     nic = ComputeNic(name="mgmt0", address="10.79.0.101")
     hosts = (replace(h, compute_nics=(nic,)) if h.name == "d1" else h for h in discovered.hosts)
     with fault(cluster, "d1", change, back):
-        found = check(cluster, replace(discovered, hosts=tuple(hosts)))
+        found = check(lab, replace(discovered, hosts=tuple(hosts)))
     (seen,) = errors(found)
     assert (seen.host, seen.check) == ("p0", "compute network")
     assert "nobody there (No route to host): d1 (10.79.0.101)" in seen.evidence
@@ -187,7 +191,7 @@ def test_a_nic_in_another_switch_than_its_address_says(
     assert (silent.severity, "no answer from p0" in silent.evidence) == ("warning", True)
 
 
-def test_a_host_in_use(cluster: EmulatedCluster, discovered: Inventory, tmp_path: Path) -> None:
+def test_a_host_in_use(lab: SshdLab, cluster: EmulatedCluster, discovered: Inventory, tmp_path: Path) -> None:
     hold = (
         "import asyncio\n"
         "from hosts.claim import Claim, claimed\n"
@@ -203,22 +207,9 @@ def test_a_host_in_use(cluster: EmulatedCluster, discovered: Inventory, tmp_path
         while not (log.exists() and "held" in log.read_text()):
             with pytest.raises(subprocess.TimeoutExpired):
                 holder.wait(0.05)
-        (wrong,) = errors(check(cluster, discovered))
+        (wrong,) = errors(check(lab, discovered))
     finally:
         holder.kill()
         holder.wait()
     assert (wrong.host, wrong.check) == ("d1", "lock")
     assert wrong.evidence.startswith("run deadbeef of bob measures here since 2026-01-01T00:00:00Z")
-
-
-def test_a_store_that_is_gone_and_a_python_that_is_none(
-    cluster: EmulatedCluster, discovered: Inventory, tmp_path: Path
-) -> None:
-    gone = replace(discovered, storage=StoragePlace(mount=str(tmp_path / "kv")))
-    found = errors(check(cluster, gone))
-    assert {(f.host, f.check) for f in found} == {(host.name, "storage") for host in discovered.hosts}
-    assert all("not mounted?" in f.evidence for f in found)
-    silent = check(cluster, replace(discovered, python="/usr/bin/python9"))
-    assert silent.facts == {}
-    assert {f.severity for f in silent.findings if f.host} == {"error"}
-    assert all("/usr/bin/python9" in f.evidence for f in errors(silent))

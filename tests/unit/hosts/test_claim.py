@@ -10,9 +10,12 @@ import subprocess
 import sys
 
 import pytest
+from in_process_hosts import config
 
 from hosts import claim as claim_module
+from hosts.agent import Agent
 from hosts.claim import Claim, ClaimedError, claimed
+from hosts.protocol import Envelope, Failed
 
 ALICE = Claim("0123abcd", "alice", "2026-01-02T03:04:05+00:00", "10.0.0.1")
 BOB = Claim("feedbeef", "bob", "2026-01-02T03:05:06+00:00", "10.0.0.2")
@@ -73,3 +76,17 @@ def test_the_kernel_frees_what_a_killed_process_held() -> None:
             asyncio.run(try_it())
         holder.send_signal(signal.SIGKILL)
     asyncio.run(try_it())
+
+
+def test_an_agent_says_who_has_its_host_and_no_more() -> None:
+    async def test() -> None:
+        said: list[Envelope] = []
+        agent = Agent("d0", said.append)
+        async with claimed(ALICE):
+            await agent._answer(Envelope(1, config("d0", claim=BOB)))
+        (answer,) = said
+        assert isinstance(answer.body, Failed)
+        assert (answer.body.host, answer.id) == ("d0", 1)
+        assert answer.body.reason.startswith("in use by run 0123abcd of alice on 10.0.0.1, since 2026-01-02T")
+
+    asyncio.run(test())

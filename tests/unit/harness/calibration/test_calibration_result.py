@@ -28,7 +28,7 @@ def calibration(**change: Any) -> Calibration:
         Calibration(
             format_version=FORMAT_VERSION,
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            inventory="rack",
+            place="rack",
             dualpath_version="1.0",
             experiment="demo",
             transport="tcp",

@@ -85,8 +85,8 @@ def test_a_file_that_is_there_stays(
         (
             ('kind = "ssh"', 'kind = "ssh"\nusr = "bob"'),
             [],
-            "rack.toml: launcher: unknown field `usr`, expected one of kind, user, port, key, known_hosts, jump, "
-            "concurrency, connect_timeout_s; did you mean 'user'?",
+            "rack.toml: launcher: unknown field `usr`, expected one of kind, user, port, key, known_hosts, "
+            "jump, concurrency, connect_timeout_s; did you mean 'user'?",
         ),
         (
             ('role = "decode"', 'role = "decode"\nstorag_nic = "eth1"'),
