@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import struct
 from typing import NamedTuple
 
 _HEAD_BYTES = 16 * 1024
 _WAKE_BYTES = 128 * 1024
 """Inside a body, wake when this much has arrived, not for every segment (socket(7), SO_RCVLOWAT)."""
 _SEND_BYTES = 256 * 1024
+_NO_LINGER = struct.pack("ii", 1, 0)
+"""What a server has not taken when the connection, or this process, ends is forgotten (socket(7)). Else the
+kernel goes on sending it, and a run that is over and cleaned up after stores an object."""
 _END_OF_HEAD = b"\r\n\r\n"
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
 _FIELD = re.compile(rb"\r\n(content-length|content-range|connection|transfer-encoding):[ \t]*([^\r]*)", re.I)
@@ -96,6 +100,7 @@ class HttpConnection:
         self._sock = sock = socket.socket(family, kind, protocol)
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         await self._loop.sock_connect(sock, address)
         return sock
 

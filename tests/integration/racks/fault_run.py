@@ -88,6 +88,9 @@ def suffer(rack: FaultRack, draw: Draw) -> Outcome:
     5. go on with the run, where that is to be possible
     """
     fault, outcome = FAULTS[draw.fault], Outcome(draw)
+    if left := rack.leftovers():
+        outcome.wrong.append(f"there before, of an earlier run: {left}")
+        rack.purge()
     with fault.made(rack, draw.victim) as strike, rack.run(draw.name) as run:
         try:
             rack.until(run, draw.moment)

@@ -165,7 +165,7 @@ NAMED = "host {victim}: "
 STORE_FAILS = "host (p0|d0|d1): .*http://"
 """What the hosts say of a server, with its address: it is none of them."""
 NO_ROOM = "host (storage|p0|d0|d1): .*(space|full)"
-EITHER_END = r"host (p0|d0|d1): [^,]*\b{victim}\b"
+EITHER_END = r"host [^,]*\b{victim}\b"
 """Of two hosts that cannot reach each other, neither knows whose fault it is: both are named."""
 KILL, STOP, INT, TERM = signal.SIGKILL, signal.SIGSTOP, signal.SIGINT, signal.SIGTERM
 

@@ -146,6 +146,23 @@ def test_a_refused_write_says_the_status() -> None:
     with_server(answering(b"HTTP/1.1 507 Full\r\nContent-Length: 0\r\n\r\n"), test)
 
 
+def test_what_the_server_has_not_taken_when_a_write_is_given_up_never_arrives() -> None:
+    body, arrived, given_up = bytes(1 << 20), bytearray(), asyncio.Event()
+
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await given_up.wait()
+        while piece := await reader.read(1 << 16):
+            arrived.extend(piece)
+
+    async def test(storage: Storage) -> None:
+        with pytest.raises(StorageError, match="no progress"):
+            await storage.write("a", body)
+        given_up.set()
+
+    with_server(late, test)
+    assert len(arrived) < len(body)
+
+
 @settings(max_examples=40, deadline=None)
 @given(noise=st.binary(max_size=60), at=st.integers(0, len(GOOD)), keep=st.integers(0, len(GOOD)))
 def test_no_answer_does_worse_than_an_error(noise: bytes, at: int, keep: int) -> None:
