@@ -1,4 +1,4 @@
-"""A rack behind Slurm: an emulated cluster, slurmctld on its control node, a slurmd in every host's namespace.
+"""A rack behind Slurm: an emulated cluster, slurmctld on its control node, a slurmd in every host's place.
 
 with slurm_lab(directory) as lab:
     lab.inside(lambda: asyncio.run(...))                       # on the control node
@@ -42,7 +42,8 @@ _PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 _HOST = """\
 umount /sys && mount -t tmpfs tmpfs /run && mkdir /run/cgroup && mount --rbind /sys/fs/cgroup /run/cgroup &&
 mount -t sysfs sysfs /sys && mount --rbind /run/cgroup /sys/fs/cgroup &&
-mount --bind "$1" "$2" && exec unshare --uts sh -c 'hostname "$1" && shift && exec "$@"' sh "$3" slurmd -D -N "$3"
+mount --bind "$1" "$2" &&
+exec unshare --uts sh -c 'hostname "$1" && shift && exec "$@"' sh "$3" slurmd -D -N "$3"
 """
 
 _CONFIGURATION = """\
@@ -81,7 +82,7 @@ def obstacle() -> str | None:
 
 
 class SlurmLab:
-    """A rack that is up. Slurm's commands find it in ``environment``, which `slurm_lab` sets for this process.
+    """A rack that is up. Slurm's commands find it by ``environment``, which `slurm_lab` gives this process.
 
     Every host has a directory of its own, ``directory``/hosts/NAME, and sees it as ``home``, which is the
     inventory's.
