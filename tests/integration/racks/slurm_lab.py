@@ -1,4 +1,4 @@
-"""A rack behind Slurm: an emulated cluster, slurmctld on its control node, a slurmd in every host's place.
+"""A rack behind Slurm: an emulated cluster, slurmctld on its control node, a slurmd on every host.
 
 with slurm_lab(directory) as lab:
     lab.inside(lambda: asyncio.run(...))                       # on the control node
@@ -21,9 +21,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
+import pytest
 import tomli_w
 
 from harness.cluster import ClusterHost, ClusterSpec
@@ -38,13 +40,14 @@ _DAEMONS = ("munged", "slurmctld", "slurmd")
 _PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 # In the mount namespace that every host has, whose fresh sysfs hides the cgroups that slurmd looks for; with
-# the host's own directory, and its name. Arguments: own directory, home, host name, command.
+# the host's own directory, and its name. Arguments: own directory, home, host name.
 _HOST = """\
 umount /sys && mount -t tmpfs tmpfs /run && mkdir /run/cgroup && mount --rbind /sys/fs/cgroup /run/cgroup &&
-mount -t sysfs sysfs /sys && mount --rbind /run/cgroup /sys/fs/cgroup &&
-mount --bind "$1" "$2" &&
-exec unshare --uts sh -c 'hostname "$1" && shift && exec "$@"' sh "$3" slurmd -D -N "$3"
+mount -t sysfs sysfs /sys && mount --rbind /run/cgroup /sys/fs/cgroup && mount --bind "$1" "$2" &&
+exec unshare --uts -- sh -c 'hostname "$0" && exec slurmd -D -N "$0"' "$3"
 """
+_CGROUPS_V1 = Path("/sys/fs/cgroup/freezer")
+_FIRST_WITHOUT_CGROUPS = (23, 11)
 
 _CONFIGURATION = """\
 ClusterName=lab
@@ -78,23 +81,31 @@ def obstacle() -> str | None:
             return f"{daemon} is not installed: apt-get install slurm-wlm munge"
     if os.geteuid() != 0:
         return "slurmd starts commands as their users, which needs root"
+    if not _CGROUPS_V1.exists() and _version() < _FIRST_WITHOUT_CGROUPS:
+        return "slurmd before 23.11 wants control groups of version 1, or a systemd to ask for others"
     return None
 
 
+def _version() -> tuple[int, ...]:
+    said = subprocess.run(["slurmd", "-V"], env={"PATH": _PATH}, capture_output=True, text=True).stdout
+    return tuple(int(part) for part in said.split()[-1].split(".")[:2])
+
+
 class SlurmLab:
-    """A rack that is up. Slurm's commands find it by ``environment``, which `slurm_lab` gives this process.
+    """A rack that is up. Slurm's commands find it by SLURM_CONF, which `slurm_lab` sets for this process.
 
     Every host has a directory of its own, ``directory``/hosts/NAME, and sees it as ``home``, which is the
     inventory's.
     """
 
-    def __init__(self, cluster: EmulatedCluster, directory: Path) -> None:
+    def __init__(self, cluster: EmulatedCluster, directory: Path, sockets: Path) -> None:
         self.cluster = cluster
         self.hosts = {host.name: host for host in cluster.hosts}
         self.directory = directory
         self.home = directory / "home"
         self.inventory = directory / "rack.toml"
         self.config = directory / "slurm.conf"
+        self._munge_socket = sockets / "munge"
         # Processes end with the thread that starts them: not the caller's, who may be ``inside``.
         self.starter = ThreadPoolExecutor(1)
         self.prefix = ("nsenter", f"--net={cluster._namespaces['control'].path}", "--")
@@ -163,12 +174,9 @@ class SlurmLab:
         key = self.directory / "munge.key"
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(128))
-        munge = [
-            f"--{name}={self.directory}/munge.{name.split('-')[0]}"
-            for name in ("key-file", "pid-file", "seed-file")
-        ]
-        socket = f"--socket={self._munge_socket}"
-        self._spawn("control", ["munged", "--foreground", "--force", *munge, socket], "munged")
+        munged = ["munged", "--foreground", "--force", f"--socket={self._munge_socket}", f"--key-file={key}"]
+        munged += [f"--{name}-file={self.directory}/munge.{name}" for name in ("pid", "seed")]
+        self._spawn("control", munged, "munged")
         self.until(self._munge_socket.exists, "munged's socket")
         self._spawn("control", ["slurmctld", "-D"], "slurmctld")
         for name in self.hosts:
@@ -189,8 +197,8 @@ class SlurmLab:
             + "".join(f"{line}\n" for line in nodes)
             + f"PartitionName=all Nodes={','.join(self.hosts)} Default=YES MaxTime=60\n"
         )
-        version = 2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1
-        (self.directory / "cgroup.conf").write_text(f"CgroupPlugin=cgroup/v{version}\n")
+        plugin = "cgroup/v1" if _CGROUPS_V1.exists() else "disabled"
+        (self.directory / "cgroup.conf").write_text(f"CgroupPlugin={plugin}\n")
 
     def _spawn(self, name: str, argv: Sequence[str], log: str) -> None:
         command = [shutil.which(argv[0], path=_PATH) or argv[0], *argv[1:]]
@@ -219,27 +227,22 @@ class SlurmLab:
         nics = {nic.network: {"name": nic.name, "address": nic.address} for nic in host.nics}
         return described | {"storage_nic": nics["storage"], "compute_nics": [nics["compute"]]}
 
-    @property
-    def _munge_socket(self) -> Path:
-        return self.directory / "munge.socket"
-
 
 @contextmanager
 def slurm_lab(directory: Path, spec: ClusterSpec = SPEC) -> Iterator[SlurmLab]:
     """The rack, up; at the end all of it is gone but ``directory``."""
-    with EmulatedCluster(spec, scratch_parent=directory, state_dir=directory / "state") as cluster:
-        lab = SlurmLab(cluster, directory)
-        before = os.environ.get("SLURM_CONF")
+    with (
+        TemporaryDirectory(prefix="munge-") as sockets,  # whose paths have to be short (unix(7))
+        EmulatedCluster(spec, scratch_parent=directory, state_dir=directory / "state") as cluster,
+        pytest.MonkeyPatch.context() as environment,
+    ):
+        lab = SlurmLab(cluster, directory, Path(sockets))
+        environment.setenv("SLURM_CONF", str(lab.config))
         try:
-            os.environ["SLURM_CONF"] = str(lab.config)
             lab.start()
             lab.write_inventory(lab.inventory)
             yield lab
         finally:
-            if before is None:
-                del os.environ["SLURM_CONF"]
-            else:
-                os.environ["SLURM_CONF"] = before
             # Commands do not carry the run's id: srun gives them an environment of their own.
             _kill([process for name in lab.hosts for process in lab.processes(name)])
             lab.starter.shutdown()
