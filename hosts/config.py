@@ -103,11 +103,11 @@ class TransportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     kind: TransportKind
     bind_address: str = "127.0.0.1"
-    key: bytes = b""
     timeout_s: float = 10.0
     pace_bytes_per_s: float = 0.0
     classes: dict[TrafficClass, ClassMark] = msgspec.field(default_factory=default_classes)
     verbs: VerbsConfig = VerbsConfig()
+    key: bytes = b""
 
     def __repr__(self) -> str:
         return f"TransportConfig({self.kind!r}, {self.bind_address!r})"  # not the key

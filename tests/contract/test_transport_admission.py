@@ -150,7 +150,9 @@ def test_strangers_that_say_nothing_are_few_and_do_not_stay(
 
 
 @EVERY
-@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\nHost: somewhere\r\n" + bytes(100), bytes(64)])
+@pytest.mark.parametrize(
+    "said", [b"GET / HTTP/1.1\r\nHost: somewhere\r\n" + bytes(100), bytes(64)], ids=["http", "zeros"]
+)
 def test_a_stranger_that_says_something_else_is_refused(kind: str, said: bytes) -> None:
     async def test(ends: Pair) -> None:
         async with stranger(ends.target.address) as (reader, writer):
