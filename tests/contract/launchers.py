@@ -16,14 +16,9 @@ from contextlib import (
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from racks.ray_lab import OBSTACLE as NO_RAY
-from racks.ray_lab import ray_lab as ray_rack
-from racks.slurm_lab import OBSTACLE as NO_SLURM
-from racks.slurm_lab import slurm_lab as slurm_rack
-from racks.sshd_lab import OBSTACLE as NO_SSHD
-from racks.sshd_lab import sshd_lab
+from racks.base import SPEC
+from racks.labs import NO_NAMESPACES, RACKS
 
-from harness.cluster import ClusterSpec, probe
 from harness.cluster.emulated import EmulatedCluster
 from harness.inventory import load_inventory
 from harness.launchers import Launcher, open_launcher
@@ -62,8 +57,7 @@ class Kind(NamedTuple):
 
 @contextmanager
 def local_lab(directory: Path) -> Iterator[Lab]:
-    spec = ClusterSpec(1, 1, storage_nic_bytes_per_s=12.5e6, compute_nic_bytes_per_s=25e6)
-    with EmulatedCluster(spec, scratch_parent=directory, state_dir=directory / "state") as cluster:
+    with EmulatedCluster(SPEC, scratch_parent=directory, state_dir=directory / "state") as cluster:
 
         @asynccontextmanager
         async def opened() -> AsyncIterator[Launcher]:
@@ -77,34 +71,20 @@ def local_lab(directory: Path) -> Iterator[Lab]:
         yield Lab(tuple(host.name for host in cluster.hosts), opened, lambda action: action())
 
 
-@contextmanager
-def ssh_lab(directory: Path) -> Iterator[Lab]:
-    with sshd_lab(directory) as rack:
-        inventory = load_inventory(rack.inventory)
-        names = tuple(host.name for host in inventory.hosts)
-        yield Lab(names, lambda: open_launcher(inventory), rack.inside, rack.prefix, rack.inventory)
+def rack_lab(kind: str) -> Callable[[Path], AbstractContextManager[Lab]]:
+    """Of the racks of integration tests."""
+
+    @contextmanager
+    def raised(directory: Path) -> Iterator[Lab]:
+        with RACKS[kind].lab(directory, SPEC) as rack:
+            inventory = load_inventory(rack.inventory)
+            names = tuple(host.name for host in inventory.hosts)
+            yield Lab(names, lambda: open_launcher(inventory), rack.inside, rack.prefix, rack.inventory)
+
+    return raised
 
 
-@contextmanager
-def ray_lab(directory: Path) -> Iterator[Lab]:
-    with ray_rack(directory) as rack:
-        inventory = load_inventory(rack.inventory)
-        names = tuple(host.name for host in inventory.hosts)
-        yield Lab(names, lambda: open_launcher(inventory), rack.inside, rack.prefix, rack.inventory)
-
-
-@contextmanager
-def slurm_lab(directory: Path) -> Iterator[Lab]:
-    with slurm_rack(directory) as rack:
-        inventory = load_inventory(rack.inventory)
-        names = tuple(host.name for host in inventory.hosts)
-        yield Lab(names, lambda: open_launcher(inventory), rack.inside, rack.prefix, rack.inventory)
-
-
-NO_NAMESPACES = probe().unavailable.get("network_namespaces")
 KINDS = {
     "local": Kind(local_lab, NO_NAMESPACES),
-    "ssh": Kind(ssh_lab, NO_NAMESPACES or NO_SSHD),
-    "slurm": Kind(slurm_lab, NO_NAMESPACES or NO_SLURM),
-    "ray": Kind(ray_lab, NO_NAMESPACES or NO_RAY),
+    **{kind: Kind(rack_lab(kind), rack.obstacle) for kind, rack in RACKS.items()},
 }

@@ -5,28 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from harness.cluster import ClusterSpec, probe
 from racks import ray_lab, slurm_lab, sshd_lab
+from racks.base import RackLab
 
 NO_NAMESPACES = probe().unavailable.get("network_namespaces")
-
-
-class Lab(Protocol):
-    """A rack that is up: commands with ``prefix`` run on its control node."""
-
-    @property
-    def prefix(self) -> tuple[str, ...]: ...
-
-    @property
-    def inventory(self) -> Path: ...
 
 
 class Rack(NamedTuple):
     """How to raise one in a directory, for a cluster; why that does not work on this machine, or None."""
 
-    lab: Callable[[Path, ClusterSpec], AbstractContextManager[Lab]]
+    lab: Callable[[Path, ClusterSpec], AbstractContextManager[RackLab]]
     obstacle: str | None
 
 

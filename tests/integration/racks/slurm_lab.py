@@ -13,28 +13,23 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import psutil
 import pytest
-import tomli_w
 
-from harness.cluster import ClusterHost, ClusterSpec
+from harness.cluster import ClusterSpec
 from harness.cluster.emulated import EmulatedCluster
+from racks.base import SPEC, RackLab
 
-SPEC = ClusterSpec(1, 1, storage_nic_bytes_per_s=12.5e6, compute_nic_bytes_per_s=25e6)
 READY_TIMEOUT_S = 30.0
 COMMAND_TIMEOUT_S = 10.0
-KILL_TIMEOUT_S = 5.0
 POLL_S = 0.05
 _DAEMONS = ("munged", "slurmctld", "slurmd")
 _PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -91,7 +86,7 @@ def _version() -> tuple[int, ...]:
     return tuple(int(part) for part in said.split()[-1].split(".")[:2])
 
 
-class SlurmLab:
+class SlurmLab(RackLab):
     """A rack that is up. Slurm's commands find it by SLURM_CONF, which `slurm_lab` sets for this process.
 
     Every host has a directory of its own, ``directory``/hosts/NAME, and sees it as ``home``, which is the
@@ -99,20 +94,9 @@ class SlurmLab:
     """
 
     def __init__(self, cluster: EmulatedCluster, directory: Path, sockets: Path) -> None:
-        self.cluster = cluster
-        self.hosts = {host.name: host for host in cluster.hosts}
-        self.directory = directory
-        self.home = directory / "home"
-        self.inventory = directory / "rack.toml"
+        super().__init__(cluster, directory)
         self.config = directory / "slurm.conf"
         self._munge_socket = sockets / "munge"
-        # Processes end with the thread that starts them: not the caller's, who may be ``inside``.
-        self.starter = ThreadPoolExecutor(1)
-        self.prefix = ("nsenter", f"--net={cluster._namespaces['control'].path}", "--")
-
-    def inside(self, action: Callable[[], None]) -> None:
-        """Call something on the control node: in a thread that is on its network."""
-        self.cluster._namespaces["control"].run(action)
 
     def ask(self, *command: str) -> str:
         """What one of Slurm's commands prints on the control node."""
@@ -139,36 +123,14 @@ class SlurmLab:
             f"{log.name}: {log.read_text()[-1000:]}" for log in sorted(self.directory.glob("*.log"))
         )
 
-    def processes(self, name: str) -> list[psutil.Process]:
-        """All that runs in a host's namespace, or the control node's."""
-        wanted = os.stat(self.cluster._namespaces[name].path).st_ino
-        found = []
-        for process in psutil.process_iter():
-            with suppress(OSError, psutil.NoSuchProcess):
-                if os.stat(f"/proc/{process.pid}/ns/net").st_ino == wanted:
-                    found.append(process)
-        return found
-
     def write_inventory(
         self, file: Path, hosts: Mapping[str, Mapping[str, Any]] | None = None, **launcher: Any
     ) -> Path:
         """An inventory of all hosts, with changes to ``hosts`` by name and to the launcher section."""
-        document = {
-            "scale": "experiment",
-            "control_address": self.cluster.control_address,
-            "directory": str(self.home),
-            "launcher": {"kind": "slurm", "time_limit": 5, **launcher},
-            "storage": {"url": self.cluster.storage_url},
-            "hosts": [
-                self._described(host) | (hosts or {}).get(host.name, {}) for host in self.hosts.values()
-            ],
-        }
-        file.write_text(tomli_w.dumps(document))
-        return file
+        return self.write(file, {"kind": "slurm", "time_limit": 5, **launcher}, hosts)
 
     def start(self) -> None:
         """The daemons, until every node is idle."""
-        self.home.mkdir()
         (self.directory / "state-slurm").mkdir()
         self._write_configuration()
         key = self.directory / "munge.key"
@@ -206,7 +168,7 @@ class SlurmLab:
         self.starter.submit(
             self.cluster._processes.spawn,
             command,
-            self.cluster._namespaces[name].path,
+            self.namespace(name),
             self.directory / f"{log}.log",
             environment,
         ).result()
@@ -219,13 +181,6 @@ class SlurmLab:
             timeout=COMMAND_TIMEOUT_S,
         )
         return done.returncode == 0 and done.stdout.split() == ["idle"] * len(self.hosts)
-
-    def _described(self, host: ClusterHost) -> dict[str, Any]:
-        described: dict[str, Any] = {"name": host.name, "role": host.role, "address": host.management_address}
-        if host.role == "storage":
-            return described | {"storage": {"mount": str(self.cluster.storage_root)}}
-        nics = {nic.network: {"name": nic.name, "address": nic.address} for nic in host.nics}
-        return described | {"storage_nic": nics["storage"], "compute_nics": [nics["compute"]]}
 
 
 @contextmanager
@@ -243,26 +198,7 @@ def slurm_lab(directory: Path, spec: ClusterSpec = SPEC) -> Iterator[SlurmLab]:
             lab.write_inventory(lab.inventory)
             yield lab
         finally:
-            # Commands do not carry the run's id: srun gives them an environment of their own.
-            _kill([process for name in lab.hosts for process in lab.processes(name)])
-            lab.starter.shutdown()
-
-
-def _kill(processes: Sequence[psutil.Process]) -> None:
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGKILL)
-    end_at = time.monotonic() + KILL_TIMEOUT_S
-    while left := [process for process in processes if _runs(process)]:
-        assert time.monotonic() < end_at, f"outlived SIGKILL: {left}"
-        time.sleep(0.01)
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+            lab.close()
 
 
 OBSTACLE = obstacle()

@@ -9,29 +9,23 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import asyncssh
 import psutil
-import tomli_w
 
 from harness.cluster import ClusterHost, ClusterSpec
 from harness.cluster.emulated import EmulatedCluster
-from harness.cluster.namespaces import port as switch_port
-from hosts.config import Network
+from racks.base import SPEC, RackLab, kill
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
-SPEC = ClusterSpec(1, 1, storage_nic_bytes_per_s=12.5e6, compute_nic_bytes_per_s=25e6)
 READY_TIMEOUT_S = 10.0
-KILL_TIMEOUT_S = 5.0
 
 
 def obstacle() -> str | None:
@@ -50,7 +44,7 @@ def _password_of(user: str) -> str:
     return next((fields[1] for fields in lines if fields[0] == user), "")
 
 
-class SshdLab:
+class SshdLab(RackLab):
     """A rack that is up. ``key`` is the user's, that ``inventory`` names with ``known_hosts``.
 
     Every host has a directory of its own, ``directory``/hosts/NAME, and sees it as ``home``, which is the
@@ -59,26 +53,15 @@ class SshdLab:
     """
 
     def __init__(self, cluster: EmulatedCluster, directory: Path, *, apart: bool = False) -> None:
-        self.cluster = cluster
-        self.hosts = {host.name: host for host in cluster.hosts}
-        self.directory = directory
-        self.home = directory / "home"
+        super().__init__(cluster, directory)
         self.key = directory / "id_ed25519"
         self.known_hosts = directory / "known_hosts"
-        self.inventory = directory / "rack.toml"
         self._inits: dict[str, psutil.Process] = {}
         self._apart = apart
-        # Processes end with the thread that starts them: not the caller's, who may be ``inside``.
-        self.starter = ThreadPoolExecutor(1)
         self.control_run = directory / "run"
         self.control_run.mkdir()
         own_run = ("unshare", "--mount", "--", "sh", "-c", 'mount --bind "$0" /run && exec "$@"')
-        network = ("nsenter", f"--net={cluster._namespaces['control'].path}", "--")
-        self.prefix = (*network, *own_run, str(self.control_run))
-
-    def inside(self, action: Callable[[], None]) -> None:
-        """Call something on the control node: in a thread that is on its network."""
-        self.cluster._namespaces["control"].run(action)
+        self.prefix = (*self.prefix, *own_run, str(self.control_run))
 
     def start(self, name: str, *config: str) -> None:
         """Start a host's sshd, with more lines for its sshd_config(5) in front, and wait until it answers."""
@@ -125,53 +108,18 @@ class SshdLab:
 
     def kill_sshd(self, name: str) -> None:
         """SIGKILL a host's sshd and what it has forked for each connection; commands are left."""
-        _kill([process for process in self.processes(name) if process.name() == "sshd"])
-
-    def set_link(self, name: str, state: str, network: Network = "management") -> None:
-        """Set something (ip-link(8): ``down``) of a host's link to a network, at the switch's end: nobody is
-        told of it."""
-        switch = self.cluster._switch.path
-        port = switch_port(network, name)
-        subprocess.run(["nsenter", f"--net={switch}", "ip", "link", "set", port, *state.split()], check=True)
+        kill([process for process in self.processes(name) if process.name() == "sshd"])
 
     def restart_storage(self) -> None:
         """Start the storage server again."""
         self.starter.submit(self.cluster._start_storage).result()
-
-    def processes(self, name: str) -> list[psutil.Process]:
-        """All that runs in a host's namespace."""
-        wanted = os.stat(str(self.hosts[name].namespace)).st_ino
-        found = []
-        for process in psutil.process_iter():
-            with suppress(OSError, psutil.NoSuchProcess):
-                if os.stat(f"/proc/{process.pid}/ns/net").st_ino == wanted:
-                    found.append(process)
-        return found
 
     def write_inventory(
         self, file: Path, hosts: Mapping[str, Mapping[str, Any]] | None = None, **launcher: Any
     ) -> Path:
         """An inventory of all hosts, with changes to ``hosts`` by name and to the launcher section."""
         section = {"kind": "ssh", "user": "root", "key": str(self.key), "known_hosts": str(self.known_hosts)}
-        document = {
-            "scale": "experiment",
-            "control_address": self.cluster.control_address,
-            "directory": str(self.home),
-            "launcher": section | launcher,
-            "storage": {"url": self.cluster.storage_url},
-            "hosts": [
-                self._described(host) | (hosts or {}).get(host.name, {}) for host in self.hosts.values()
-            ],
-        }
-        file.write_text(tomli_w.dumps(document))
-        return file
-
-    def _described(self, host: ClusterHost) -> dict[str, Any]:
-        described: dict[str, Any] = {"name": host.name, "role": host.role, "address": host.management_address}
-        if host.role == "storage":
-            return described | {"storage": {"mount": str(self.cluster.storage_root)}}
-        nics = {nic.network: {"name": nic.name, "address": nic.address} for nic in host.nics}
-        return described | {"storage_nic": nics["storage"], "compute_nics": [nics["compute"]]}
+        return self.write(file, section | launcher, hosts)
 
     def _config(self, host: ClusterHost) -> Sequence[str]:
         host_key = self.directory / f"{host.name}.host_key"
@@ -224,16 +172,13 @@ def sshd_lab(
     with EmulatedCluster(spec, scratch_parent=store or directory, state_dir=directory / "state") as cluster:
         lab = SshdLab(cluster, directory, apart=apart)
         try:
-            lab.home.mkdir()
             (directory / "authorized_keys").write_text(write_key(lab.key))
             for name in lab.hosts:
                 lab.start(name)
             lab.write_inventory(lab.inventory)
             yield lab
         finally:
-            # Commands do not carry the run's id: sshd gives them an environment of their own.
-            _kill([process for name in lab.hosts for process in lab.processes(name)])
-            lab.starter.shutdown()
+            lab.close()
 
 
 def _await(condition: Callable[[], bool], what: str) -> None:
@@ -241,23 +186,6 @@ def _await(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < end_at, f"{what}: not within {READY_TIMEOUT_S:g} s"
         time.sleep(0.01)
-
-
-def _kill(processes: Sequence[psutil.Process]) -> None:
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGKILL)
-    end_at = time.monotonic() + KILL_TIMEOUT_S
-    while left := [process for process in processes if _runs(process)]:
-        assert time.monotonic() < end_at, f"outlived SIGKILL: {left}"
-        time.sleep(0.01)
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 OBSTACLE = obstacle()

@@ -1,0 +1,120 @@
+"""A rack for tests: an emulated cluster's hosts, and their inventory, whatever starts agents there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import tomli_w
+
+from harness.cluster import ClusterHost, ClusterSpec
+from harness.cluster.emulated import EmulatedCluster
+from harness.cluster.namespaces import port as switch_port
+from hosts.config import Network
+
+SPEC = ClusterSpec(1, 1, storage_nic_bytes_per_s=12.5e6, compute_nic_bytes_per_s=25e6)
+KILL_TIMEOUT_S = 5.0
+
+
+class RackLab:
+    """Hosts that are up, on which something has yet to be started.
+
+    Commands with ``prefix`` run on the control node. ``home`` is the inventory's directory on every host,
+    ``inventory`` its file.
+    """
+
+    def __init__(self, cluster: EmulatedCluster, directory: Path) -> None:
+        self.cluster = cluster
+        self.hosts = {host.name: host for host in cluster.hosts}
+        self.directory = directory
+        self.home = directory / "home"
+        self.home.mkdir()
+        self.inventory = directory / "rack.toml"
+        # Processes end with the thread that starts them: not the caller's, who may be ``inside``.
+        self.starter = ThreadPoolExecutor(1)
+        self.prefix: tuple[str, ...] = ("nsenter", f"--net={self.namespace('control')}", "--")
+
+    def inside(self, action: Callable[[], None]) -> None:
+        """Call something on the control node: in a thread that is on its network."""
+        self.cluster._namespaces["control"].run(action)
+
+    def namespace(self, name: str) -> str:
+        """The network namespace of a host, or of 'control'."""
+        return self.cluster._namespaces[name].path
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """All that runs in the namespace of a host, or of 'control'."""
+        wanted = os.stat(self.namespace(name)).st_ino
+        found = []
+        for process in psutil.process_iter():
+            with suppress(OSError, psutil.NoSuchProcess):
+                if os.stat(f"/proc/{process.pid}/ns/net").st_ino == wanted:
+                    found.append(process)
+        return found
+
+    def set_link(self, name: str, state: str, network: Network = "management") -> None:
+        """Set something (ip-link(8): ``down``) of a host's link to a network, at the switch's end: nobody is
+        told of it."""
+        switch = self.cluster._switch.path
+        port = switch_port(network, name)
+        subprocess.run(["nsenter", f"--net={switch}", "ip", "link", "set", port, *state.split()], check=True)
+
+    def write(
+        self,
+        file: Path,
+        launcher: Mapping[str, Any],
+        hosts: Mapping[str, Mapping[str, Any]] | None = None,
+        **keys: Any,
+    ) -> Path:
+        """An inventory of all hosts, with changes to ``hosts`` by name and more top-level ``keys``."""
+        document = {
+            "scale": "experiment",
+            "control_address": self.cluster.control_address,
+            "directory": str(self.home),
+            **keys,
+            "launcher": launcher,
+            "storage": {"url": self.cluster.storage_url},
+            "hosts": [
+                self._described(host) | (hosts or {}).get(host.name, {}) for host in self.hosts.values()
+            ],
+        }
+        file.write_text(tomli_w.dumps(document))
+        return file
+
+    def close(self) -> None:
+        """End all that runs on the hosts: what daemons start does not carry the run's id."""
+        kill([process for name in self.hosts for process in self.processes(name)])
+        self.starter.shutdown()
+
+    def _described(self, host: ClusterHost) -> dict[str, Any]:
+        described: dict[str, Any] = {"name": host.name, "role": host.role, "address": host.management_address}
+        if host.role == "storage":
+            return described | {"storage": {"mount": str(self.cluster.storage_root)}}
+        nics = {nic.network: {"name": nic.name, "address": nic.address} for nic in host.nics}
+        return described | {"storage_nic": nics["storage"], "compute_nics": [nics["compute"]]}
+
+
+def kill(processes: Sequence[psutil.Process]) -> None:
+    """SIGKILL, until they are gone."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+    end_at = time.monotonic() + KILL_TIMEOUT_S
+    while left := [process for process in processes if _runs(process)]:
+        assert time.monotonic() < end_at, f"outlived SIGKILL: {left}"
+        time.sleep(0.01)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
