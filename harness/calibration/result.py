@@ -13,8 +13,6 @@ from harness.experiment import ExperimentError
 
 FORMAT_VERSION = 1
 STALE_AFTER_DAYS = 30.0
-DRIFT = 0.05
-"""Beyond this share, ceilings differ more than two measurements of one path do."""
 OVERSUBSCRIBED = 0.9
 """A path that carries less than this share of what it carries alone shares a link with others."""
 
