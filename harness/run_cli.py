@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,9 @@ from harness.experiment import Experiment, ExperimentError, load_experiment
 from harness.grounds import InventoryOption, ModeOption, ground_again, ground_of
 from harness.host_error import HostError
 from harness.interrupts import InterruptedRunError
+from harness.inventory import load_inventory
+from harness.inventory.choosing import chosen_hosts
+from harness.launchers.slurm.script import sbatch_script
 from harness.orchestrator import measure
 from harness.outputs import FailBelowOption, JunitOption, Outputs, SummaryOption
 from harness.progress import RunProgress
@@ -36,6 +40,10 @@ def run(
     directory: OutOption = None,
     inventory: InventoryOption = None,
     mode: ModeOption = "auto",
+    print_job: Annotated[
+        bool,
+        typer.Option("--print", help="Print a script for sbatch that runs this in a job, and run nothing."),
+    ] = False,
     retries: Annotated[
         int, typer.Option(min=0, help="How often to begin again when a host fails, for what is missing.")
     ] = 0,
@@ -54,12 +62,14 @@ def run(
     """
     asked = Path(experiment or resume or "run").name.removesuffix(".toml")
     with Outputs(asked, junit, summary, fail_below) as outputs:
-        if (experiment is None) == (resume is None) or (resume and (directory or inventory)):
+        if (experiment is None) == (resume is None) or (resume and (directory or inventory or print_job)):
             raise ExperimentError(
                 "run: expected either an experiment (and --out, --inventory), or --resume RUN_DIR, which has "
                 "them"
             )
-        if resume is not None:
+        if print_job:
+            typer.echo(_job(load_experiment(experiment or ""), inventory), nl=False)
+        elif resume is not None:
             loaded, ground = load_experiment(str(resume / "experiment.toml")), ground_again(resume, mode)
             _run(loaded, resume, ground, json, outputs, retries, resume=True)
         else:
@@ -84,6 +94,16 @@ def report(
     """Analyse a stored run again and write its summary.json, report.html and report.md."""
     with Outputs(run_dir.name, junit, summary, fail_below) as outputs:
         _conclude(_render(run_dir, outputs), run_dir, json, outputs)
+
+
+def _job(experiment: Experiment, inventory: Path | None) -> str:
+    """The script of a job that does what this command was asked to."""
+    if inventory is None:
+        raise ExperimentError("--print: found no --inventory, expected one of kind 'slurm'")
+    words = [word for word in sys.argv[1:] if word != "--print"]
+    return sbatch_script(
+        chosen_hosts(load_inventory(inventory), experiment), ["dualpath", *words], Path.cwd()
+    )
 
 
 def _run(

@@ -2,6 +2,7 @@
 
 from harness.inventory.files import load_inventory
 from harness.inventory.sections import (
+    ANY_NODE,
     ComputeNic,
     Inventory,
     InventoryHost,
@@ -14,6 +15,7 @@ from harness.inventory.sections import (
 )
 
 __all__ = [
+    "ANY_NODE",
     "ComputeNic",
     "Inventory",
     "InventoryHost",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.experiment import ExperimentError
 from harness.experiment.toml import decode
-from harness.inventory.sections import Inventory, StoragePlace, default_names
+from harness.inventory.sections import ANY_NODE, Inventory, SlurmLauncher, StoragePlace, default_names
 
 
 def load_inventory(path: Path) -> Inventory:
@@ -21,7 +21,7 @@ def load_inventory(path: Path) -> Inventory:
 
 def _problems(inventory: Inventory) -> Iterator[str]:
     """What the types cannot say, a line each."""
-    twice: set[str] = set()
+    twice = {"", ANY_NODE}
     for key in ("name", "address", "node"):
         counts = Counter(getattr(host, key) for host in inventory.hosts)
         for value in [value for value, count in counts.items() if count > 1 and value not in twice]:
@@ -38,6 +38,8 @@ def _problems(inventory: Inventory) -> Iterator[str]:
         yield from _storage("storage", inventory.storage)
     for index, host in enumerate(inventory.hosts):
         at = f"hosts[{index}] ({host.name})"
+        if host.node == ANY_NODE and not isinstance(inventory.launcher, SlurmLauncher):
+            yield f"{at}.node: found '{ANY_NODE}', expected a node: only Slurm gives any that is free"
         if host.storage is not None:
             yield from _storage(f"{at}.storage", host.storage)
         elif inventory.storage is None:

@@ -11,6 +11,8 @@ from harness.experiment.sections import AboveZero, Positive, Section
 
 HostName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 Role = Literal["prefill", "decode", "storage"]
+ANY_NODE = "*"
+"""The ``node`` of a host that takes whichever Slurm gives."""
 
 
 class StoragePlace(Section, frozen=True):
@@ -49,8 +51,9 @@ class InventoryHost(Section, frozen=True):
     """One host. ``storage`` hosts are storage clients: they write what is read, and serve no turns.
 
     ``address`` is on the management network (default: the name, as DNS has it). ``node`` is what Slurm or
-    Ray call it (default: the name). ``engines`` replaces the profile's engines a host. ``storage`` replaces
-    the inventory's. ``user``, ``port`` and ``key`` (a private key's file) replace the launcher's.
+    Ray call it (default: the name); with Slurm, hosts with ``*`` take the allocation's other nodes in order.
+    ``engines`` replaces the profile's engines a host. ``storage`` replaces the inventory's. ``user``,
+    ``port`` and ``key`` (a private key's file) replace the launcher's.
     """
 
     name: HostName
@@ -83,7 +86,8 @@ class SshLauncher(Section, frozen=True, tag_field="kind", tag="ssh"):
 
 class SlurmLauncher(Section, frozen=True, tag_field="kind", tag="slurm"):
     """Slurm: inside the allocation ``job_id`` (or $SLURM_JOB_ID), or in one that is made for the run with
-    ``partition``, ``account``, ``time_limit`` (minutes) and ``options``, more words for salloc(1)."""
+    ``partition``, ``account``, ``time_limit`` (minutes) and ``options``, more words for salloc(1). Such a one
+    has a whole node for each host; it is given up when it has not begun within ``queue_timeout_s``."""
 
     job_id: str = ""
     partition: str = ""
@@ -135,9 +139,13 @@ class Inventory(Section, frozen=True):
 
 
 def default_names(inventory: Inventory, stem: str) -> Inventory:
-    """With every name and address that the file leaves out."""
+    """With every name and address that the file leaves out; of a host on any node it is not known yet: ''."""
     hosts = tuple(
-        msgspec.structs.replace(host, address=host.address or host.name, node=host.node or host.name)
+        msgspec.structs.replace(
+            host,
+            address=host.address or ("" if host.node == ANY_NODE else host.name),
+            node=host.node or host.name,
+        )
         for host in inventory.hosts
     )
     return msgspec.structs.replace(inventory, hosts=hosts, name=inventory.name or stem)

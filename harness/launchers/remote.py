@@ -26,7 +26,8 @@ _BIGGEST_STATUS = 128
 # On the left: what feeds it its stdin and then watches ours, whose end, or silence, ends the command.
 # On the right: what waits for the command. The child's own id is killed before its group: it may not have
 # come to setsid(1) yet. Then the left is ended: Slurm waits seconds for what is left of a step. A shell that
-# has just been forked loses a signal that it is to trap, so the left says who it is once it is ready for one.
+# is just forked loses a signal that its parent traps: so that is trapped here later, and the left says who it
+# is once it is ready for one.
 # With a word, that and the status are the last on stderr, unless somebody else has ended the command.
 _WATCHED = """\
 lease=$1 bytes=$2 word=$3
@@ -58,7 +59,12 @@ exec 3<&0 </dev/null
   kill -s TERM "$feeder"
   [ -n "$word" ] || exit "$status"
   echo "$word $status" >&2
-}
+} &
+trap : TERM HUP
+wait "$!" 2>/dev/null
+status=$?
+wait
+exit "$status"
 """
 _OUTPUTS_APART = 'exec "$@"'
 _OUTPUTS_TOGETHER = 'exec "$@" 2>&1'

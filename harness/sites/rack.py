@@ -88,7 +88,9 @@ async def _site(
             _heed(found, run)
             installed = await deploy_bundle(launcher, inventory, progress=run.progress.phase)
         async with RackStorage(launcher, inventory, installed, claim).made():
-            control = inventory.control_address or _address_towards(inventory.hosts[0].address)
+            first = inventory.hosts[0]
+            peer = first.address or found.facts[first.name].network.management.address
+            control = inventory.control_address or _address_towards(peer)
             yield Site(
                 run_id=claim.run_id,
                 hosts=tuple(
@@ -179,7 +181,7 @@ def _address_towards(address: str) -> str:
     except OSError as error:
         raise HostError(
             "control",
-            f"no way to {address}: {error.strerror}; fix: set control_address in the inventory",
+            f"no way to {address or 'hosts'}: {error.strerror}; fix: set control_address in the inventory",
         ) from None
 
 

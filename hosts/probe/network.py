@@ -96,16 +96,16 @@ def _growth(before: Bytes, after: Bytes, name: str) -> Tuple[int, int]:
 
 
 def _management() -> Facts:
-    """Where sshd was reached, or else the way to everywhere."""
+    """Where sshd was reached, or else the way to where srun runs, or to everywhere."""
     connection = os.environ.get("SSH_CONNECTION", "").split()
     try:
         if len(connection) == 4:
             address = connection[2].split("%")[0]
-            owner = {index: name for index, name in socket.if_nameindex()}
-            devices = [owner.get(index, "") for index, own, _ in addresses() if own == address]
-            return {"address": address, "device": devices[0] if devices else ""}
-        default = route("192.0.2.1")
-        return {"address": default["source"], "device": default["device"]}
+        else:
+            address = route(os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "192.0.2.1"))["source"]
+        owner = {index: name for index, name in socket.if_nameindex()}
+        devices = [owner.get(index, "") for index, own, _ in addresses() if own == address]
+        return {"address": address, "device": devices[0] if devices else ""}
     except OSError as error:
         return {"error": reason(error)}
 

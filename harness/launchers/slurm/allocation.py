@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.host_error import HostError
-from harness.inventory import InventoryHost, SlurmLauncher
-from harness.launchers.slurm.commands import ask, begin, reason
+from harness.inventory import ANY_NODE, InventoryHost, SlurmLauncher
+from harness.launchers.slurm.commands import ask, begin, reason, require
 
-ANY_NODE = "*"
-"""A host's ``node`` that takes the next one of the allocation."""
 _RELEASE_TIMEOUT_S = 10.0
 
 # Arguments: salloc and its options. It is ended when our stdin is, by close() or because the kernel has
@@ -52,6 +50,7 @@ async def open_allocation(section: SlurmLauncher, hosts: Sequence[InventoryHost]
     Raises HostError with Slurm's own words; when the new job has not begun within ``queue_timeout_s``, with
     the reason that Slurm has for that.
     """
+    require("srun")
     if job_id := section.job_id or os.environ.get("SLURM_JOB_ID", ""):
         return await _existing(job_id)
     return await _made(section, hosts)

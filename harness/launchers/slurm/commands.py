@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 
 from harness.host_error import HostError
@@ -18,32 +19,32 @@ def environment() -> Mapping[str, str]:
     return own | ({"SLURM_CONF": os.environ["SLURM_CONF"]} if "SLURM_CONF" in os.environ else {})
 
 
+def require(command: str) -> None:
+    """Raises HostError if it is not installed: none of them is, then."""
+    if shutil.which(command) is None:
+        raise HostError(
+            "control",
+            f"{command} is not installed; fix: run dualpath where Slurm's commands are, on a login node or "
+            "inside a job",
+        )
+
+
 async def begin(
     *argv: str,
     stdout: int = asyncio.subprocess.PIPE,
     stderr: int = asyncio.subprocess.PIPE,
     pass_fds: Sequence[int] = (),
 ) -> asyncio.subprocess.Process:
-    """Start one of them with a pipe to its stdin, out of a terminal's reach.
-
-    Raises HostError if it is not installed.
-    """
-    try:
-        return await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=stdout,
-            stderr=stderr,
-            pass_fds=pass_fds,
-            env=environment(),
-            process_group=0,
-        )
-    except FileNotFoundError as error:
-        raise HostError(
-            "control",
-            f"{error.filename} is not installed; fix: run dualpath where Slurm's commands are, a login node "
-            "or a node of the job",
-        ) from None
+    """Start one of them with a pipe to its stdin, out of a terminal's reach."""
+    return await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=pass_fds,
+        env=environment(),
+        process_group=0,
+    )
 
 
 async def ask(*argv: str) -> str:
@@ -66,16 +67,9 @@ async def ask(*argv: str) -> str:
 def reason(said: bytes) -> str:
     """The line of a command's complaints that says most: what slurmstepd shouts, else the last one."""
     lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
-    loud = [line for line in lines if "***" in line]
-    line = (loud or lines or [""])[-1]
-    for prefix in (
-        "srun: ",
-        "salloc: ",
-        "slurmstepd: ",
-        "squeue: ",
-        "scontrol: ",
-        "slurm_load_jobs ",
-        "error: ",
-    ):
+    if loud := [line for line in lines if "***" in line]:
+        return loud[-1].partition("***")[2].strip("* ")
+    line = lines[-1] if lines else ""
+    for prefix in ("srun: ", "salloc: ", "squeue: ", "scontrol: ", "slurm_load_jobs ", "error: "):
         line = line.removeprefix(prefix)
-    return line.strip("* ")
+    return line

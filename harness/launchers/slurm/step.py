@@ -29,10 +29,7 @@ class Step:
 
     @classmethod
     async def begin(cls, job_id: str, node: str, line: str, word: str, stdout: int | None = None) -> Step:
-        """Start one, of a shell's line; ``stdout`` is an open file, by default one in memory.
-
-        Raises HostError without srun.
-        """
+        """Start one, of a shell's line; ``stdout`` is an open file, by default one in memory."""
         files = [os.memfd_create(name) for name in ("stdout", "stderr", "words")]
         try:
             srun = await commands.begin(
