@@ -208,7 +208,7 @@ def test_two_runs_one_killed_and_cleaned_up_after(tmp_path: Path) -> None:
         workplace.mkdir()
     with (
         CommandRun(write_long_experiment(first), first) as killed,
-        CommandRun(write_long_experiment(second, turns=8), second) as survivor,
+        CommandRun(write_long_experiment(second, turns=20), second) as survivor,
     ):
         killed.until_turns_are_in_flight()
         survivor.until_turns_are_in_flight()
