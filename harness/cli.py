@@ -79,7 +79,7 @@ def _root(
 
 app.command(
     epilog="Examples: `dualpath run io_bound_1p1d` · `dualpath run mine.toml --inventory rack.toml` · "
-    "`dualpath run --resume runs/tuesday`"
+    "`dualpath run --resume runs/tuesday` · `dualpath run demo --inventory rack.toml --print | sbatch`"
 )(run_cli.run)
 app.command(epilog="Example: `dualpath demo`")(run_cli.demo)
 app.command(epilog="Example: `dualpath report runs/demo-20260101-120000`")(run_cli.report)
