@@ -11,7 +11,8 @@ import msgspec
 
 from harness.experiment import ExperimentError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 called ``place`` something else."""
 STALE_AFTER_DAYS = 30.0
 OVERSUBSCRIBED = 0.9
 """A path that carries less than this share of what it carries alone shares a link with others."""

@@ -8,6 +8,7 @@ setsid (coreutils, grep and util-linux, or BusyBox), and a shell that quotes as 
 from __future__ import annotations
 
 import math
+import secrets
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
@@ -103,8 +104,12 @@ def start_line(argv: Sequence[str], stdin_bytes: int, environment: Mapping[str, 
     return _line(_WATCHED, f"{LEASE_S:g}", str(stdin_bytes), word, *command)
 
 
-def put_line(size_bytes: int, draft: str, destination: str, timeout_s: float, word: str = "") -> str:
-    """For a shell: write stdin to ``draft`` and, if all of it has come in time, move that into place."""
+def put_line(size_bytes: int, destination: str, timeout_s: float, word: str = "") -> str:
+    """For a shell: write stdin to a draft beside ``destination`` and, if all comes in time, move that there.
+
+    A host that is killed in the middle keeps the draft, a file of that name, some letters and '.part'.
+    """
+    draft = f"{destination}.{secrets.token_hex(4)}.part"
     return _line(_PUT, str(math.ceil(timeout_s)), str(size_bytes), draft, destination, word)
 
 

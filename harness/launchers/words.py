@@ -25,6 +25,12 @@ def took_too_long(host: str, argv: Sequence[str], timeout_s: float) -> HostError
     return HostError(host, f"{shown(argv)} did not end within {timeout_s:g} s and was killed")
 
 
+def not_put(host: str, destination: str, stderr: bytes) -> HostError:
+    """For a copy that its host ended, from what it said."""
+    reason = stderr.decode(errors="replace").strip()
+    return cannot_put(host, destination, reason or "not all of it has arrived")
+
+
 def cannot_put(host: str, destination: str, reason: str) -> HostError:
     """For a file that could not be copied to a host."""
     return HostError(host, f"cannot write {destination}: {reason}")

@@ -30,12 +30,9 @@ class Entrance:
         self, listener: socket.socket, config: TransportConfig, admit: Callable[[socket.socket, str], None]
     ) -> None:
         self.address = _text(*listener.getsockname()[:2])
-        self._listener, self._key, self._timeout_s, self._admit = (
-            listener,
-            config.key,
-            config.timeout_s,
-            admit,
-        )
+        self._listener = listener
+        self._config = config
+        self._admit = admit
         self._strangers: set[asyncio.Task[None]] = set()
         self._refusals = _Refusals()
         self._loop = asyncio.get_running_loop()
@@ -75,15 +72,17 @@ class Entrance:
 
     async def _examine(self, sock: socket.socket, peer: str) -> None:
         try:
-            async with asyncio.timeout(self._timeout_s):
-                await prove_to_initiator(sock, self._key, self.address)
+            async with asyncio.timeout(self._config.timeout_s):
+                await prove_to_initiator(sock, self._config.key, self.address)
         except asyncio.CancelledError:
             sock.close()
             raise
         except (OSError, EOFError, ProtocolError) as error:
             sock.close()
             late = isinstance(error, TimeoutError)
-            self._refusals.log(peer, f"no proof within {self._timeout_s:g} s" if late else _words(error))
+            self._refusals.log(
+                peer, f"no proof within {self._config.timeout_s:g} s" if late else _words(error)
+            )
         else:
             self._admit(sock, peer)
 

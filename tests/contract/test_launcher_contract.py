@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -19,12 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from launchers import KINDS, Lab
+from on_hosts import SOON_S, pids_in, runs, text_in, until, until_gone
 
 from harness.host_error import HostError
 from harness.launchers import Launcher, Started
 
-SOON_S = 10.0
-"""For what happens at once, on a machine whose cores are shared."""
 LEASE_S = 30.0
 """After its control node has died without a word, a host ends what that has started."""
 
@@ -41,39 +39,6 @@ def kind(request: pytest.FixtureRequest) -> str:
 def lab(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with KINDS[kind].lab(tmp_path_factory.mktemp("lab")) as raised:
         yield raised
-
-
-async def until(condition: Callable[[], object], what: str, within_s: float = SOON_S) -> None:
-    """Wait until something is so on a host, of which nothing tells us."""
-    end_at = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end_at, f"not within {within_s:g} s: {what}"
-        await asyncio.sleep(0.02)
-
-
-async def until_gone(*pids: int, within_s: float = SOON_S) -> None:
-    await until(lambda: not any(runs(pid) for pid in pids), f"processes {pids} have ended", within_s)
-
-
-def runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-async def pids_in(file: Path, count: int = 1) -> list[int]:
-    """Process ids that a command wrote to a file, a line each."""
-
-    def written() -> list[str]:
-        return file.read_text().split("\n")[:-1] if file.exists() else []
-
-    await until(lambda: len(written()) >= count, f"{count} process ids in {file}")
-    return [int(line) for line in written()]
-
-
-async def text_in(log: Path, text: str) -> None:
-    await until(lambda: log.exists() and text in log.read_text(), f"'{text}' in {log}")
 
 
 # --- commands that end -------------------------------------------------------------------------------------

@@ -9,18 +9,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from racks.base import OwnInventory
 from racks.ray_lab import OBSTACLE, RayLab, ray_lab
 
 from harness.cluster import probe
 from harness.host_error import HostError
-from harness.inventory import load_inventory
-from harness.launchers import Launcher, Started, open_launcher
+from harness.launchers import Launcher, Started
 from harness.launchers.remote import LEASE_S
 
 NO_NAMESPACES = probe().unavailable.get("network_namespaces")
@@ -41,43 +41,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayLab]:
         yield raised
 
 
-class Rack:
-    """The lab's hosts under an inventory of a test's own."""
-
-    def __init__(self, lab: RayLab, directory: Path) -> None:
-        self.lab = lab
-        self._directory = directory
-
-    def over(
-        self,
-        test: Callable[[Launcher], Coroutine[Any, Any, None]],
-        hosts: Hosts | None = None,
-        **launcher: Any,
-    ) -> None:
-        inventory = load_inventory(self.lab.write_inventory(self._directory / "own.toml", hosts, **launcher))
-
-        async def run() -> None:
-            async with asyncio.timeout(100), open_launcher(inventory) as opened:
-                await test(opened)
-
-        self.lab.inside(lambda: asyncio.run(run()))
-
-    def refusal(self, host: str, hosts: Hosts | None = None, **launcher: Any) -> str:
-        """Why a host, or the cluster ('control'), cannot be reached."""
-
-        async def test(launcher: Launcher) -> None:
-            await launcher.run(host, ["true"])
-
-        with pytest.raises(HostError) as caught:
-            self.over(test, hosts, **launcher)
-        assert caught.value.host == host
-        assert "\n" not in caught.value.reason
-        return caught.value.reason
-
-
 @pytest.fixture
-def rack(lab: RayLab, tmp_path: Path) -> Rack:
-    return Rack(lab, tmp_path)
+def rack(lab: RayLab, tmp_path: Path) -> OwnInventory:
+    return OwnInventory(lab, tmp_path)
 
 
 async def started_pair(launcher: Launcher, host: str, directory: Path) -> tuple[Started, list[int]]:
@@ -111,7 +77,7 @@ def runs(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("way", ["address", "resource", "label", "id"])
-def test_each_way_to_name_a_node_leads_to_it(rack: Rack, way: str) -> None:
+def test_each_way_to_name_a_node_leads_to_it(rack: OwnInventory, way: str) -> None:
     names = {
         host.name: {
             "address": host.management_address,
@@ -130,14 +96,14 @@ def test_each_way_to_name_a_node_leads_to_it(rack: Rack, way: str) -> None:
     rack.over(test, {name: {"node": node} for name, node in names.items()})
 
 
-def test_a_name_that_no_node_has(rack: Rack) -> None:
+def test_a_name_that_no_node_has(rack: OwnInventory) -> None:
     said = rack.refusal("d0", {"d0": {"node": "gpu77"}})
     assert "no node of the cluster is called 'gpu77', expected one of " in said
     assert re.search(r"10\.77\.0\.100 \(.*host-d0.*\)", said)
     assert "fix: 'node' in the inventory" in said
 
 
-def test_a_name_that_several_nodes_have(rack: Rack) -> None:
+def test_a_name_that_several_nodes_have(rack: OwnInventory) -> None:
     said = rack.refusal("d0", {"d0": {"node": "rack=lab"}})
     assert f"{len(rack.lab.hosts)} nodes of the cluster are called 'rack=lab'" in said
 
@@ -153,11 +119,11 @@ def test_a_name_that_several_nodes_have(rack: Rack) -> None:
         ("ray://10.77.0.1:10001", r"found 'ray://10\.77\.0\.1:10001', expected host:port or auto"),
     ],
 )
-def test_no_cluster(rack: Rack, address: str, expected: str) -> None:
+def test_no_cluster(rack: OwnInventory, address: str, expected: str) -> None:
     assert re.search(expected, rack.refusal("control", address=address))
 
 
-def test_something_else_than_a_cluster(rack: Rack) -> None:
+def test_something_else_than_a_cluster(rack: OwnInventory) -> None:
     address = rack.lab.cluster.control_address
     with rack.lab.cluster._namespaces["control"].run(lambda: socket.create_server((address, 0))) as server:
         there = f"{address}:{server.getsockname()[1]}"
@@ -168,7 +134,7 @@ def test_something_else_than_a_cluster(rack: Rack) -> None:
 # --- what a command finds, and what others find out ---------------------------------------------------------
 
 
-def test_a_command_is_not_treated_as_a_worker(rack: Rack) -> None:
+def test_a_command_is_not_treated_as_a_worker(rack: OwnInventory) -> None:
     """Ray makes its workers nice, the first to be killed when memory is short, and leaves them one thread."""
 
     our_score = Path("/proc/self/oom_score_adj").read_text().strip()
@@ -184,7 +150,7 @@ def test_a_command_is_not_treated_as_a_worker(rack: Rack) -> None:
     rack.over(test)
 
 
-def test_secrets_are_in_none_of_rays_files(rack: Rack, tmp_path: Path) -> None:
+def test_secrets_are_in_none_of_rays_files(rack: OwnInventory, tmp_path: Path) -> None:
     secret = secrets.token_hex(16)
 
     async def test(launcher: Launcher) -> None:
@@ -203,7 +169,9 @@ def test_secrets_are_in_none_of_rays_files(rack: Rack, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", ["ray::HostShell", "raylet"])
-def test_an_actor_or_a_raylet_that_is_killed_is_a_lost_host(rack: Rack, tmp_path: Path, victim: str) -> None:
+def test_an_actor_or_a_raylet_that_is_killed_is_a_lost_host(
+    rack: OwnInventory, tmp_path: Path, victim: str
+) -> None:
     async def test(launcher: Launcher) -> None:
         started, pids = await started_pair(launcher, "d0", tmp_path)
         call = asyncio.create_task(launcher.run("d0", ["sleep", "300"], timeout_s=300))
@@ -250,7 +218,9 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
-def test_a_driver_that_is_killed_or_says_nothing_ends_what_runs(rack: Rack, tmp_path: Path, how: str) -> None:
+def test_a_driver_that_is_killed_or_says_nothing_ends_what_runs(
+    rack: OwnInventory, tmp_path: Path, how: str
+) -> None:
     file = tmp_path / "pids"
     command = [*rack.lab.prefix, sys.executable, "-c", OWNER, str(rack.lab.inventory), str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:

@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
+from racks.base import OwnInventory, works
 from racks.slurm_lab import OBSTACLE, SlurmLab, slurm_lab
 from run_driver import dualpath, write_experiment
 
@@ -46,47 +47,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmLab]:
         yield raised
 
 
-class Rack:
-    """The lab's hosts under an inventory of a test's own."""
-
-    def __init__(self, lab: SlurmLab, directory: Path) -> None:
-        self.lab = lab
-        self.directory = directory
-
-    def inventory(self, hosts: Mapping[str, Mapping[str, Any]] | None = None, **launcher: Any) -> Path:
-        return self.lab.write_inventory(self.directory / "own.toml", hosts, **launcher)
-
-    def over(
-        self,
-        test: Callable[[Launcher], Coroutine[Any, Any, None]],
-        hosts: Mapping[str, Mapping[str, Any]] | None = None,
-        **launcher: Any,
-    ) -> None:
-        inventory = load_inventory(self.inventory(hosts, **launcher))
-
-        async def run() -> None:
-            async with asyncio.timeout(60), open_launcher(inventory) as opened:
-                await test(opened)
-
-        self.lab.inside(lambda: asyncio.run(run()))
-
-    def refusal(self, hosts: Mapping[str, Mapping[str, Any]] | None = None, **launcher: Any) -> str:
-        """Why there is no launcher."""
-        with pytest.raises(HostError) as caught:
-            self.over(works, hosts, **launcher)
-        assert caught.value.host == "control"
-        assert "\n" not in caught.value.reason
-        return caught.value.reason
-
-    def until_no_jobs(self) -> None:
-        self.lab.until(lambda: not self.lab.jobs(), "no jobs", SOON_S)
-
-
 @pytest.fixture
-def rack(lab: SlurmLab, tmp_path: Path) -> Iterator[Rack]:
-    rack = Rack(lab, tmp_path)
+def rack(lab: SlurmLab, tmp_path: Path) -> Iterator[OwnInventory]:
+    rack = OwnInventory(lab, tmp_path)
     yield rack
-    rack.until_no_jobs()
+    until_no_jobs(rack.lab)
+
+
+def until_no_jobs(lab: SlurmLab) -> None:
+    lab.until(lambda: not lab.jobs(), "no jobs", SOON_S)
 
 
 @contextmanager
@@ -100,11 +69,6 @@ def job(lab: SlurmLab, *options: str) -> Iterator[str]:
         lab.ask("scancel", job_id)
 
 
-async def works(launcher: Launcher) -> None:
-    for host in launcher.hosts:
-        assert (await launcher.run(host, ["echo", "hello"])).stdout == b"hello\n"
-
-
 async def nodes(launcher: Launcher) -> dict[str, str]:
     told = [await launcher.run(host, ["hostname"]) for host in launcher.hosts]
     return dict(zip(launcher.hosts, (done.stdout.decode().strip() for done in told), strict=True))
@@ -113,7 +77,7 @@ async def nodes(launcher: Launcher) -> dict[str, str]:
 # --- allocations -------------------------------------------------------------------------------------------
 
 
-def test_an_allocation_is_made_and_given_back(rack: Rack) -> None:
+def test_an_allocation_is_made_and_given_back(rack: OwnInventory) -> None:
     async def test(launcher: Launcher) -> None:
         [described] = rack.lab.ask("squeue", "--noheader", "--format=%T %D %j").splitlines()
         state, count, name = described.split()
@@ -122,11 +86,11 @@ def test_an_allocation_is_made_and_given_back(rack: Rack) -> None:
         await works(launcher)
 
     rack.over(test)
-    rack.until_no_jobs()
+    until_no_jobs(rack.lab)
 
 
 @pytest.mark.parametrize("how", ["job_id", "SLURM_JOB_ID"])
-def test_inside_an_allocation(rack: Rack, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inside_an_allocation(rack: OwnInventory, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with job(rack.lab, "--nodes=3") as job_id:
         if how == "job_id":
             rack.over(works, job_id=job_id)
@@ -137,20 +101,24 @@ def test_inside_an_allocation(rack: Rack, how: str, monkeypatch: pytest.MonkeyPa
         assert rack.lab.jobs() == [job_id]
 
 
-def test_a_job_that_is_not_there_or_over(rack: Rack) -> None:
-    assert rack.refusal(job_id="99999").endswith("Invalid job id specified")
+def test_a_job_that_is_not_there_or_over(rack: OwnInventory) -> None:
+    assert rack.refusal("control", job_id="99999").endswith("Invalid job id specified")
     with job(rack.lab, "--nodes=1") as job_id:
         pass
-    rack.until_no_jobs()
-    assert f"job {job_id} is cancelled, expected a running one; fix: " in rack.refusal(job_id=job_id)
+    until_no_jobs(rack.lab)
+    assert f"job {job_id} is cancelled, expected a running one; fix: " in rack.refusal(
+        "control", job_id=job_id
+    )
 
 
-def test_an_allocation_without_a_host_s_node(rack: Rack) -> None:
+def test_an_allocation_without_a_host_s_node(rack: OwnInventory) -> None:
     with job(rack.lab, "--nodelist=p0") as job_id:
-        assert f"job {job_id}: found nodes p0, expected nodes storage, d0" in rack.refusal(job_id=job_id)
+        assert f"job {job_id}: found nodes p0, expected nodes storage, d0" in rack.refusal(
+            "control", job_id=job_id
+        )
 
 
-def test_roles_by_order(rack: Rack) -> None:
+def test_roles_by_order(rack: OwnInventory) -> None:
     async def test(launcher: Launcher) -> None:
         # Slurm has nodes by name, not in the inventory's order.
         assert await nodes(launcher) == {"storage": "storage", "p0": "d0", "d0": "p0"}
@@ -166,12 +134,12 @@ def test_roles_by_order(rack: Rack) -> None:
         ({"options": ["--constraint=nope"]}, "salloc: Job submit/allocate failed: Invalid feature"),
     ],
 )
-def test_what_slurm_refuses(rack: Rack, launcher: Mapping[str, Any], said: str) -> None:
-    assert said in rack.refusal(**launcher)
+def test_what_slurm_refuses(rack: OwnInventory, launcher: Mapping[str, Any], said: str) -> None:
+    assert said in rack.refusal("control", **launcher)
 
 
-def test_no_slurm(rack: Rack, monkeypatch: pytest.MonkeyPatch) -> None:
-    inventory = load_inventory(rack.inventory())
+def test_no_slurm(rack: OwnInventory, monkeypatch: pytest.MonkeyPatch) -> None:
+    inventory = load_inventory(rack.written())
     monkeypatch.setenv("PATH", "/nowhere")
 
     async def test() -> None:
@@ -182,9 +150,9 @@ def test_no_slurm(rack: Rack, monkeypatch: pytest.MonkeyPatch) -> None:
         asyncio.run(test())
 
 
-def test_a_queue_that_takes_too_long(rack: Rack) -> None:
+def test_a_queue_that_takes_too_long(rack: OwnInventory) -> None:
     with job(rack.lab, "--nodelist=d0", "--exclusive") as job_id:
-        said = rack.refusal(queue_timeout_s=1.5)
+        said = rack.refusal("control", queue_timeout_s=1.5)
         assert said.startswith("no nodes within 1.5 s (job ")
         assert "waits: Resources" in said or "waits: Priority" in said or "waits: None" in said
         rack.lab.until(lambda: rack.lab.jobs() == [job_id], "no other job", SOON_S)
@@ -206,7 +174,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "PENDING"])
-def test_a_control_node_that_is_killed_leaves_no_job(rack: Rack, state: str) -> None:
+def test_a_control_node_that_is_killed_leaves_no_job(rack: OwnInventory, state: str) -> None:
     lab = rack.lab
 
     def states() -> list[str]:
@@ -214,7 +182,7 @@ def test_a_control_node_that_is_killed_leaves_no_job(rack: Rack, state: str) -> 
         return [line.split()[0] for line in listed if "dualpath-" in line]
 
     with job(lab, "--nodes=1", "--exclusive") if state == "PENDING" else nullcontext():
-        owner = subprocess.Popen([*lab.prefix, sys.executable, "-c", OWNER, str(rack.inventory())])
+        owner = subprocess.Popen([*lab.prefix, sys.executable, "-c", OWNER, str(rack.written())])
         try:
             lab.until(lambda: states() == [state], f"a job that is {state}", SOON_S)
         finally:
@@ -226,7 +194,7 @@ def test_a_control_node_that_is_killed_leaves_no_job(rack: Rack, state: str) -> 
 # --- commands ----------------------------------------------------------------------------------------------
 
 
-def test_a_job_that_is_cancelled_is_a_host_that_is_lost(rack: Rack) -> None:
+def test_a_job_that_is_cancelled_is_a_host_that_is_lost(rack: OwnInventory) -> None:
     async def test(launcher: Launcher) -> None:
         log = rack.directory / "log"
         started = await launcher.start("p0", ["sh", "-c", "echo on; sleep 300"], stdin=b"", log=log)
@@ -245,7 +213,7 @@ def test_a_job_that_is_cancelled_is_a_host_that_is_lost(rack: Rack) -> None:
     rack.over(test)
 
 
-def test_what_a_command_gets_of_our_environment(rack: Rack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_command_gets_of_our_environment(rack: OwnInventory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_TOKEN", "secret")
     monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 1 192.0.2.2 22")
 
@@ -260,10 +228,12 @@ def test_what_a_command_gets_of_our_environment(rack: Rack, monkeypatch: pytest.
 # --- dualpath in a job -------------------------------------------------------------------------------------
 
 
-def test_the_script_that_is_printed_runs_in_its_job(rack: Rack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_script_that_is_printed_runs_in_its_job(
+    rack: OwnInventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By order, and with nothing in the inventory that is not known before the job has its nodes."""
     lab = rack.lab
-    document = tomllib.loads(rack.inventory(BY_ORDER).read_text())
+    document = tomllib.loads(rack.written(BY_ORDER).read_text())
     del document["control_address"]
     document["hosts"].reverse()
     inventory = rack.directory / "any.toml"

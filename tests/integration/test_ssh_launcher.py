@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from typing import Any
 import asyncssh
 import psutil
 import pytest
+from racks.base import OwnInventory, works
 from racks.sshd_lab import OBSTACLE, SshdLab, sshd_lab, write_key
 
 from harness.cluster import probe
 from harness.host_error import HostError
-from harness.inventory import load_inventory
-from harness.launchers import Completed, Launcher, Started, open_launcher
+from harness.launchers import Completed, Launcher, Started
 from harness.launchers.remote import LEASE_S
 from harness.launchers.ssh.attempt import LOST_AFTER_S
 
@@ -40,58 +40,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshdLab]:
         yield raised
 
 
-class Rack:
-    """The lab's hosts under an inventory of a test's own."""
-
-    def __init__(self, lab: SshdLab, directory: Path) -> None:
-        self.lab = lab
-        self._directory = directory
-
-    def over(
-        self,
-        test: Callable[[Launcher], Coroutine[Any, Any, None]],
-        hosts: Mapping[str, Mapping[str, Any]] | None = None,
-        **launcher: Any,
-    ) -> None:
-        inventory = load_inventory(self.lab.write_inventory(self._directory / "own.toml", hosts, **launcher))
-
-        async def run() -> None:
-            async with asyncio.timeout(100), open_launcher(inventory) as opened:
-                await test(opened)
-
-        self.lab.inside(lambda: asyncio.run(run()))
-
-    def refusal(
-        self, host: str = "d0", hosts: Mapping[str, Mapping[str, Any]] | None = None, **launcher: Any
-    ) -> str:
-        """Why a host cannot be reached."""
-        said: list[str] = []
-
-        async def test(launcher: Launcher) -> None:
-            with pytest.raises(HostError) as caught:
-                await launcher.run(host, ["true"])
-            assert caught.value.host == host
-            said.append(caught.value.reason)
-
-        self.over(test, hosts, **launcher)
-        assert "\n" not in said[0]
-        return said[0]
-
-
 @pytest.fixture
-def rack(lab: SshdLab, tmp_path: Path) -> Rack:
-    return Rack(lab, tmp_path)
-
-
-async def works(launcher: Launcher) -> None:
-    for host in launcher.hosts:
-        assert (await launcher.run(host, ["echo", "hello"])).stdout == b"hello\n"
+def rack(lab: SshdLab, tmp_path: Path) -> OwnInventory:
+    return OwnInventory(lab, tmp_path)
 
 
 # --- whose host it is --------------------------------------------------------------------------------------
 
 
-def test_an_unknown_host_key_is_shown_and_what_is_said_makes_it_known(rack: Rack, tmp_path: Path) -> None:
+def test_an_unknown_host_key_is_shown_and_what_is_said_makes_it_known(
+    rack: OwnInventory, tmp_path: Path
+) -> None:
     known = tmp_path / "known hosts"
     known.touch()
     for host in rack.lab.hosts:
@@ -105,7 +64,7 @@ def test_an_unknown_host_key_is_shown_and_what_is_said_makes_it_known(rack: Rack
     rack.over(works, known_hosts=str(known))
 
 
-def test_hashed_known_hosts(rack: Rack, tmp_path: Path) -> None:
+def test_hashed_known_hosts(rack: OwnInventory, tmp_path: Path) -> None:
     known = tmp_path / "known"
     known.write_bytes(rack.lab.known_hosts.read_bytes())
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", known], check=True, capture_output=True)
@@ -114,7 +73,7 @@ def test_hashed_known_hosts(rack: Rack, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("whose", ["nobody's", "another host's"])
-def test_another_host_key_than_known(rack: Rack, tmp_path: Path, whose: str) -> None:
+def test_another_host_key_than_known(rack: OwnInventory, tmp_path: Path, whose: str) -> None:
     address = rack.lab.hosts["d0"].management_address
     other = rack.lab.directory / "p0.host_key" if whose == "another host's" else tmp_path / "other"
     if whose == "nobody's":
@@ -133,7 +92,7 @@ def test_another_host_key_than_known(rack: Rack, tmp_path: Path, whose: str) -> 
     assert "not known" in rack.refusal(known_hosts=str(known))
 
 
-def test_of_several_host_keys_the_known_one_is_asked_for(rack: Rack, tmp_path: Path) -> None:
+def test_of_several_host_keys_the_known_one_is_asked_for(rack: OwnInventory, tmp_path: Path) -> None:
     for kind in ("rsa", "ecdsa"):
         subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", tmp_path / kind], check=True)
     with restarted(rack.lab, "d0", *(f"HostKey {tmp_path / kind}" for kind in ("rsa", "ecdsa"))):
@@ -150,7 +109,7 @@ def test_of_several_host_keys_the_known_one_is_asked_for(rack: Rack, tmp_path: P
     assert "found ssh-ed25519" in said
 
 
-def test_a_host_that_an_authority_vouches_for(rack: Rack, tmp_path: Path) -> None:
+def test_a_host_that_an_authority_vouches_for(rack: OwnInventory, tmp_path: Path) -> None:
     authority, certified = tmp_path / "authority", tmp_path / "host"
     address = rack.lab.hosts["d0"].management_address
     public = write_key(authority)
@@ -180,14 +139,14 @@ def restarted(lab: SshdLab, host: str, *config: str) -> Iterator[None]:
         lab.start(host)
 
 
-def test_a_revoked_host_key(rack: Rack, tmp_path: Path) -> None:
+def test_a_revoked_host_key(rack: OwnInventory, tmp_path: Path) -> None:
     known = tmp_path / "known"
     lines = rack.lab.known_hosts.read_text().splitlines()
     known.write_text("".join(f"{line}\n@revoked {line}\n" for line in lines))
     assert "revoked" in rack.refusal(known_hosts=str(known))
 
 
-def test_known_hosts_that_cannot_be_read(rack: Rack, tmp_path: Path) -> None:
+def test_known_hosts_that_cannot_be_read(rack: OwnInventory, tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"host control: cannot read the known hosts: .*/missing"):
         rack.over(works, known_hosts=str(tmp_path / "missing"))
     (tmp_path / "known").write_text("nonsense\n")
@@ -199,14 +158,14 @@ def test_known_hosts_that_cannot_be_read(rack: Rack, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("user", ["nobody", "no-such-user"])
-def test_a_user_who_is_not_let_in(rack: Rack, user: str) -> None:
+def test_a_user_who_is_not_let_in(rack: OwnInventory, user: str) -> None:
     said = rack.refusal(hosts={"d0": {"user": user}})
     address, key = rack.lab.hosts["d0"].management_address, rack.lab.key
     assert f"permission denied for user {user} at {address}:22 (tried {key})" in said
     assert f"ssh-copy-id -i {key} -p 22 {user}@{address}" in said
 
 
-def test_a_key_that_is_not_let_in(rack: Rack, tmp_path: Path) -> None:
+def test_a_key_that_is_not_let_in(rack: OwnInventory, tmp_path: Path) -> None:
     write_key(tmp_path / "stranger")
     said = rack.refusal(hosts={"d0": {"key": str(tmp_path / "stranger")}})
     assert "permission denied for user root" in said
@@ -216,7 +175,9 @@ def test_a_key_that_is_not_let_in(rack: Rack, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"), [(None, "No such file"), (b"not a key\n", "cannot read key .*key: ")]
 )
-def test_a_key_that_cannot_be_read(rack: Rack, tmp_path: Path, content: bytes | None, expected: str) -> None:
+def test_a_key_that_cannot_be_read(
+    rack: OwnInventory, tmp_path: Path, content: bytes | None, expected: str
+) -> None:
     if content is not None:
         (tmp_path / "key").write_bytes(content)
     assert re.search(expected, rack.refusal(key=str(tmp_path / "key")))
@@ -239,7 +200,7 @@ def agent(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Iterator[None]:
 
 
 def test_keys_of_the_agent_and_of_the_user(
-    rack: Rack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rack: OwnInventory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
@@ -259,7 +220,7 @@ def test_keys_of_the_agent_and_of_the_user(
 
 
 def test_a_key_with_a_passphrase_is_the_agents_to_use(
-    rack: Rack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rack: OwnInventory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     guarded = tmp_path / "guarded"
@@ -288,7 +249,7 @@ def test_a_key_with_a_passphrase_is_the_agents_to_use(
         ({"address": "no-such-host.invalid"}, r"'no-such-host\.invalid' does not resolve"),
     ],
 )
-def test_a_host_that_is_not_there(rack: Rack, change: dict[str, Any], expected: str) -> None:
+def test_a_host_that_is_not_there(rack: OwnInventory, change: dict[str, Any], expected: str) -> None:
     assert re.search(expected, rack.refusal(hosts={"d0": change}, connect_timeout_s=5.0))
 
 
@@ -318,7 +279,7 @@ def listener(lab: SshdLab, answer: bytes | None) -> Iterator[int]:
             thread.join()
 
 
-def test_an_sshd_that_hangs_after_accept(rack: Rack) -> None:
+def test_an_sshd_that_hangs_after_accept(rack: OwnInventory) -> None:
     with listener(rack.lab, None) as port:
         began_at = time.monotonic()
         said = rack.refusal(hosts={"d0": {"port": port}}, connect_timeout_s=1.0)
@@ -327,26 +288,26 @@ def test_an_sshd_that_hangs_after_accept(rack: Rack) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-1.5-old\r\n"])
-def test_what_is_no_sshd(rack: Rack, answer: bytes) -> None:
+def test_what_is_no_sshd(rack: OwnInventory, answer: bytes) -> None:
     with listener(rack.lab, answer) as port:
         assert f":{port} " in rack.refusal(hosts={"d0": {"port": port}}, connect_timeout_s=5.0)
 
 
-def test_another_port(rack: Rack, tmp_path: Path) -> None:
+def test_another_port(rack: OwnInventory, tmp_path: Path) -> None:
     known = tmp_path / "known"
     known.write_text(rack.lab.known_hosts.read_text().replace("10.77.0.100 ", "[10.77.0.100]:2222 "))
     with restarted(rack.lab, "d0", "Port 22", "Port 2222"):
         rack.over(works, hosts={"d0": {"port": 2222}}, known_hosts=str(known))
 
 
-def test_one_connection_at_a_time(rack: Rack) -> None:
+def test_one_connection_at_a_time(rack: OwnInventory) -> None:
     async def test(launcher: Launcher) -> None:
         await asyncio.gather(*(launcher.run(host, ["true"]) for host in launcher.hosts for _ in range(3)))
 
     rack.over(test, concurrency=1)
 
 
-def test_a_caller_that_is_cancelled_while_connecting(rack: Rack) -> None:
+def test_a_caller_that_is_cancelled_while_connecting(rack: OwnInventory) -> None:
     async def test(launcher: Launcher) -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(launcher.run("d0", ["true"]), 0.3)
@@ -360,7 +321,7 @@ async def works_on(launcher: Launcher, host: str) -> None:
     assert (await launcher.run(host, ["echo", "hello"])).stdout == b"hello\n"
 
 
-def test_no_more_sessions_than_sshd_allows(rack: Rack, tmp_path: Path) -> None:
+def test_no_more_sessions_than_sshd_allows(rack: OwnInventory, tmp_path: Path) -> None:
     async def test(launcher: Launcher) -> None:
         first, _ = await run_for_long(launcher, "p0", tmp_path)
         with pytest.raises(HostError, match=r"sshd allows no further session: .* MaxSessions") as caught:
@@ -378,7 +339,7 @@ def test_no_more_sessions_than_sshd_allows(rack: Rack, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("jumps", [["p0"], ["p0", "storage"]])
-def test_through_jump_hosts(rack: Rack, jumps: list[str]) -> None:
+def test_through_jump_hosts(rack: OwnInventory, jumps: list[str]) -> None:
     addresses = [rack.lab.hosts[jump].management_address for jump in jumps]
     log = rack.lab.log("d0")
     before = len(log.read_text())
@@ -398,17 +359,17 @@ def test_through_jump_hosts(rack: Rack, jumps: list[str]) -> None:
         ("nobody@10.77.0.10", r"jump host 10\.77\.0\.10: permission denied for user nobody"),
     ],
 )
-def test_a_jump_host_that_is_in_the_way(rack: Rack, jump: str, expected: str) -> None:
+def test_a_jump_host_that_is_in_the_way(rack: OwnInventory, jump: str, expected: str) -> None:
     assert re.search(expected, rack.refusal(jump=jump))
 
 
-def test_a_host_that_its_jump_host_cannot_reach(rack: Rack) -> None:
+def test_a_host_that_its_jump_host_cannot_reach(rack: OwnInventory) -> None:
     said = rack.refusal(jump="10.77.0.10", hosts={"d0": {"port": 2223}})
     assert "the jump host cannot connect to 10.77.0.100:2223" in said
 
 
 @pytest.mark.parametrize("jump", ["a b@", "host:port", "10.0.0.1,", "@host", "::1"])
-def test_a_jump_host_that_is_none(rack: Rack, jump: str) -> None:
+def test_a_jump_host_that_is_none(rack: OwnInventory, jump: str) -> None:
     with pytest.raises(HostError, match=r"launcher\.jump: found .*, expected \[user@\]host\[:port\]"):
         rack.over(works, jump=jump)
 
@@ -451,7 +412,9 @@ async def gone(process: psutil.Process, within_s: float) -> None:
             await asyncio.sleep(0.05)
 
 
-def test_an_sshd_that_is_killed_ends_what_runs_and_is_connected_to_again(rack: Rack, tmp_path: Path) -> None:
+def test_an_sshd_that_is_killed_ends_what_runs_and_is_connected_to_again(
+    rack: OwnInventory, tmp_path: Path
+) -> None:
     async def test(launcher: Launcher) -> None:
         started, process = await start_for_long(launcher, "d0", tmp_path)
         running, command_process = await run_for_long(launcher, "d0", tmp_path)
@@ -471,7 +434,7 @@ def test_an_sshd_that_is_killed_ends_what_runs_and_is_connected_to_again(rack: R
     rack.over(test)
 
 
-def test_a_host_that_falls_silent(rack: Rack, tmp_path: Path) -> None:
+def test_a_host_that_falls_silent(rack: OwnInventory, tmp_path: Path) -> None:
     def link(state: str) -> None:
         # The switch's end of it: nobody is told, as when a cable is pulled behind a switch.
         rack.lab.set_link("d0", state)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +13,7 @@ from harness.launchers.base import Completed
 from harness.launchers.ray.driver_process import Answers, DriverProcess
 from harness.launchers.ray.messages import Answer, Done, Ended, Lost, Reach, Run, Start
 from harness.launchers.remote import put_line, run_line, start_line
-from harness.launchers.words import cannot_put, took_too_long, unknown_host
+from harness.launchers.words import cannot_put, not_put, took_too_long, unknown_host
 
 
 class RayHosts:
@@ -39,17 +38,15 @@ class RayHosts:
         return Completed(done.status, done.stdout, done.stderr)
 
     async def put(self, host: str, source: Path, destination: str, *, timeout_s: float = 120.0) -> None:
-        """See `Launcher.put`; a host that is killed in the middle keeps a file of that name and '.part'."""
+        """See `Launcher.put`."""
         await self._reach(host)
-        draft = f"{destination}.{secrets.token_hex(4)}.part"
-        line = put_line(os.stat(source).st_size, draft, destination, timeout_s)
+        line = put_line(os.stat(source).st_size, destination, timeout_s)
         try:
             done = await self._run(Run(host, line, source=str(source)), timeout_s)
         except TimeoutError:
             raise cannot_put(host, destination, f"not done within {timeout_s:g} s") from None
         if done.status != 0:
-            reason = done.stderr.decode(errors="replace").strip()
-            raise cannot_put(host, destination, reason or "not all of it has arrived")
+            raise not_put(host, destination, done.stderr)
 
     async def start(
         self,

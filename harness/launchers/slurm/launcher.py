@@ -21,7 +21,7 @@ from harness.launchers.base import Completed
 from harness.launchers.remote import BEAT, BEAT_S, put_line, run_line, start_line
 from harness.launchers.slurm.allocation import Allocation
 from harness.launchers.slurm.step import Step
-from harness.launchers.words import cannot_put, how_it_ended, shown, took_too_long, unknown_host
+from harness.launchers.words import cannot_put, how_it_ended, not_put, shown, took_too_long, unknown_host
 
 STEPS_AT_A_TIME = 16
 """Of commands that end: each costs slurmctld a few messages and this machine an srun."""
@@ -57,10 +57,9 @@ class SlurmHosts:
             return Completed(step.status, step.stdout, step.stderr)
 
     async def put(self, host: str, source: Path, destination: str, *, timeout_s: float = 120.0) -> None:
-        """See `Launcher.put`; a host that is killed in the middle keeps a file of that name and '.part'."""
+        """See `Launcher.put`."""
         word = _word()
-        draft = f"{destination}.{secrets.token_hex(4)}.part"
-        line = put_line(os.stat(source).st_size, draft, destination, timeout_s, word)
+        line = put_line(os.stat(source).st_size, destination, timeout_s, word)
         async with self._step(host, line, word) as step:
             try:
                 async with asyncio.timeout(timeout_s):
@@ -71,8 +70,7 @@ class SlurmHosts:
             if step.status is None:
                 raise cannot_put(host, destination, f"host lost: {step.why_lost}")
             if step.status != 0:
-                reason = step.stderr.decode(errors="replace").strip()
-                raise cannot_put(host, destination, reason or "not all of it has arrived")
+                raise not_put(host, destination, step.stderr)
 
     async def start(
         self,

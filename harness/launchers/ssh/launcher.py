@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +22,7 @@ from harness.inventory import InventoryHost
 from harness.launchers.base import Completed
 from harness.launchers.remote import BEAT, BEAT_S, command_status, put_line, run_line, start_line
 from harness.launchers.ssh.connections import Connection, Connections
-from harness.launchers.words import cannot_put, how_it_ended, shown, took_too_long, unknown_host
+from harness.launchers.words import cannot_put, how_it_ended, not_put, shown, took_too_long, unknown_host
 
 _END_TIMEOUT_S = 5.0
 _SESSION_TIMEOUT_S = 5.0
@@ -68,11 +67,10 @@ class SshHosts:
         return Completed(command_status(done.returncode), _bytes(done.stdout), _bytes(done.stderr))
 
     async def put(self, host: str, source: Path, destination: str, *, timeout_s: float = 120.0) -> None:
-        """See `Launcher.put`; a host that is killed in the middle keeps a file of that name and '.part'."""
+        """See `Launcher.put`."""
         connection = await self._connection(host)
-        draft = f"{destination}.{secrets.token_hex(4)}.part"
         async with connection.sessions:
-            line = put_line(os.stat(source).st_size, draft, destination, timeout_s)
+            line = put_line(os.stat(source).st_size, destination, timeout_s)
             process = await _session(host, connection, line)
             try:
                 async with asyncio.timeout(timeout_s):
@@ -85,8 +83,7 @@ class SshHosts:
         if done.returncode is None:
             raise cannot_put(host, destination, f"host lost: {connection.lost}")
         if done.returncode != 0:
-            reason = _bytes(done.stderr).decode(errors="replace").strip()
-            raise cannot_put(host, destination, reason or "not all of it has arrived")
+            raise not_put(host, destination, _bytes(done.stderr))
 
     async def start(
         self,

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import tomli_w
 
 from harness.cluster import ClusterHost, ClusterSpec
 from harness.cluster.emulated import EmulatedCluster
 from harness.cluster.namespaces import port as switch_port
+from harness.host_error import HostError
+from harness.inventory import load_inventory
+from harness.launchers import Launcher, open_launcher
 from hosts.config import Network
 
+Hosts = Mapping[str, Mapping[str, Any]]
 SPEC = ClusterSpec(1, 1, storage_nic_bytes_per_s=12.5e6, compute_nic_bytes_per_s=25e6)
 KILL_TIMEOUT_S = 5.0
+TEST_TIMEOUT_S = 100.0
+LauncherTest = Callable[[Launcher], Coroutine[Any, Any, None]]
 
 
 class RackLab:
     """Hosts that are up, on which something has yet to be started.
 
     Commands with ``prefix`` run on the control node. ``home`` is the inventory's directory on every host,
-    ``inventory`` its file.
+    ``inventory`` its file, ``launcher`` and ``python`` what it says of these.
     """
+
+    launcher: dict[str, Any]
+    python = "python3"
 
     def __init__(self, cluster: EmulatedCluster, directory: Path) -> None:
         self.cluster = cluster
@@ -67,20 +78,14 @@ class RackLab:
         port = switch_port(network, name)
         subprocess.run(["nsenter", f"--net={switch}", "ip", "link", "set", port, *state.split()], check=True)
 
-    def write(
-        self,
-        file: Path,
-        launcher: Mapping[str, Any],
-        hosts: Mapping[str, Mapping[str, Any]] | None = None,
-        **keys: Any,
-    ) -> Path:
-        """An inventory of all hosts, with changes to ``hosts`` by name and more top-level ``keys``."""
+    def write_inventory(self, file: Path, hosts: Hosts | None = None, **launcher: Any) -> Path:
+        """An inventory of all hosts, with changes to ``hosts`` by name and to the launcher section."""
         document = {
             "scale": "experiment",
             "control_address": self.cluster.control_address,
             "directory": str(self.home),
-            **keys,
-            "launcher": launcher,
+            "python": self.python,
+            "launcher": self.launcher | launcher,
             "storage": {"url": self.cluster.storage_url},
             "hosts": [
                 self._described(host) | (hosts or {}).get(host.name, {}) for host in self.hosts.values()
@@ -100,6 +105,46 @@ class RackLab:
             return described | {"storage": {"mount": str(self.cluster.storage_root)}}
         nics = {nic.network: {"name": nic.name, "address": nic.address} for nic in host.nics}
         return described | {"storage_nic": nics["storage"], "compute_nics": [nics["compute"]]}
+
+
+class OwnInventory:
+    """A lab's hosts under an inventory of a test's own, as the lab's with changes."""
+
+    def __init__(self, lab: RackLab, directory: Path) -> None:
+        self.lab = lab
+        self.directory = directory
+
+    def written(self, hosts: Hosts | None = None, **launcher: Any) -> Path:
+        """Its file."""
+        return self.lab.write_inventory(self.directory / "own.toml", hosts, **launcher)
+
+    def over(self, test: LauncherTest, hosts: Hosts | None = None, **launcher: Any) -> None:
+        """Run a test over a launcher of its own, on the control node."""
+        inventory = load_inventory(self.written(hosts, **launcher))
+
+        async def run() -> None:
+            async with asyncio.timeout(TEST_TIMEOUT_S), open_launcher(inventory) as opened:
+                await test(opened)
+
+        self.lab.inside(lambda: asyncio.run(run()))
+
+    def refusal(self, host: str = "d0", hosts: Hosts | None = None, **launcher: Any) -> str:
+        """Why a host cannot be reached or, of 'control', there is no launcher at all; in one line."""
+
+        async def test(launcher: Launcher) -> None:
+            await launcher.run(host if host in launcher.hosts else launcher.hosts[0], ["true"])
+
+        with pytest.raises(HostError) as caught:
+            self.over(test, hosts, **launcher)
+        assert caught.value.host == host
+        assert "\n" not in caught.value.reason
+        return caught.value.reason
+
+
+async def works(launcher: Launcher) -> None:
+    """Every host runs commands."""
+    for host in launcher.hosts:
+        assert (await launcher.run(host, ["echo", "hello"])).stdout == b"hello\n"
 
 
 def kill(processes: Sequence[psutil.Process]) -> None:

@@ -14,14 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
-from harness.cluster import ClusterSpec
+from harness.cluster import ClusterHost, ClusterSpec
 from harness.cluster.emulated import EmulatedCluster
 from racks.base import SPEC, RackLab, kill
 
@@ -40,7 +40,9 @@ class RayLab(RackLab):
     def __init__(self, cluster: EmulatedCluster, directory: Path, sessions: Path) -> None:
         super().__init__(cluster, directory)
         self.sessions = sessions
+        self.python = sys.executable
         self.address = f"{cluster.control_address}:{PORT}"
+        self.launcher = {"kind": "ray", "address": self.address}
 
     def start_head(self) -> None:
         """The cluster itself, and a node that nothing is placed on by itself; until it takes connections."""
@@ -81,14 +83,8 @@ class RayLab(RackLab):
         """SIGKILL processes of a host, those whose names begin so, or all that run there."""
         kill([process for process in self.processes(name) if process.name().startswith(named)])
 
-    def write_inventory(
-        self, file: Path, hosts: Mapping[str, Mapping[str, Any]] | None = None, **launcher: Any
-    ) -> Path:
-        """An inventory of all hosts, with changes to ``hosts`` by name and to the launcher section."""
-        nodes = {host.name: {"node": host.management_address} for host in self.hosts.values()}
-        changed = {name: node | (hosts or {}).get(name, {}) for name, node in nodes.items()}
-        section = {"kind": "ray", "address": self.address, **launcher}
-        return self.write(file, section, changed, python=sys.executable)
+    def _described(self, host: ClusterHost) -> dict[str, Any]:
+        return super()._described(host) | {"node": host.management_address}
 
     def _start(self, name: str, address: str, own: list[str]) -> Popen[bytes]:
         argv = [

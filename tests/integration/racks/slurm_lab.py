@@ -16,11 +16,10 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
 
@@ -96,6 +95,7 @@ class SlurmLab(RackLab):
     def __init__(self, cluster: EmulatedCluster, directory: Path, sockets: Path) -> None:
         super().__init__(cluster, directory)
         self.config = directory / "slurm.conf"
+        self.launcher = {"kind": "slurm", "time_limit": 5}
         self._munge_socket = sockets / "munge"
 
     def ask(self, *command: str) -> str:
@@ -122,12 +122,6 @@ class SlurmLab(RackLab):
         return "\n".join(
             f"{log.name}: {log.read_text()[-1000:]}" for log in sorted(self.directory.glob("*.log"))
         )
-
-    def write_inventory(
-        self, file: Path, hosts: Mapping[str, Mapping[str, Any]] | None = None, **launcher: Any
-    ) -> Path:
-        """An inventory of all hosts, with changes to ``hosts`` by name and to the launcher section."""
-        return self.write(file, {"kind": "slurm", "time_limit": 5, **launcher}, hosts)
 
     def start(self) -> None:
         """The daemons, until every node is idle."""

@@ -12,10 +12,9 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import asyncssh
 import psutil
@@ -56,6 +55,12 @@ class SshdLab(RackLab):
         super().__init__(cluster, directory)
         self.key = directory / "id_ed25519"
         self.known_hosts = directory / "known_hosts"
+        self.launcher = {
+            "kind": "ssh",
+            "user": "root",
+            "key": str(self.key),
+            "known_hosts": str(self.known_hosts),
+        }
         self._inits: dict[str, psutil.Process] = {}
         self._apart = apart
         self.control_run = directory / "run"
@@ -113,13 +118,6 @@ class SshdLab(RackLab):
     def restart_storage(self) -> None:
         """Start the storage server again."""
         self.starter.submit(self.cluster._start_storage).result()
-
-    def write_inventory(
-        self, file: Path, hosts: Mapping[str, Mapping[str, Any]] | None = None, **launcher: Any
-    ) -> Path:
-        """An inventory of all hosts, with changes to ``hosts`` by name and to the launcher section."""
-        section = {"kind": "ssh", "user": "root", "key": str(self.key), "known_hosts": str(self.known_hosts)}
-        return self.write(file, section | launcher, hosts)
 
     def _config(self, host: ClusterHost) -> Sequence[str]:
         host_key = self.directory / f"{host.name}.host_key"

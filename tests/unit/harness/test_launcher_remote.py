@@ -194,11 +194,11 @@ def test_no_word_of_what_somebody_else_has_ended(path: str) -> None:
 def test_put_is_whole_or_not_at_all(path: str, tmp_path: Path, sent: bytes, there: bool) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    line = remote.put_line(5, f"{folder}/x.part", f"{folder}/x", 60)
+    line = remote.put_line(5, f"{folder}/x", 60)
     with session(line, path) as process:
         process.communicate(sent, timeout=ENDS_WITHIN_S)
         assert (process.returncode == 0) is there
     assert [file.read_bytes() for file in folder.iterdir()] == ([b"whole"] if there else [])
-    with session(remote.put_line(5, f"{folder}/y.part", f"{folder}/y", 60, "word"), path) as process:
+    with session(remote.put_line(5, f"{folder}/y", 60, "word"), path) as process:
         _, said = process.communicate(sent, timeout=ENDS_WITHIN_S)
         assert (process.returncode, said) == (0, b"word 0\n" if there else b"word 1\n")
