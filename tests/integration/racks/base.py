@@ -36,11 +36,11 @@ class RackLab:
     """Hosts that are up, on which something has yet to be started.
 
     Commands with ``prefix`` run on the control node. ``home`` is the inventory's directory on every host,
-    ``inventory`` its file, ``launcher`` and ``python`` what it says of these.
+    ``inventory`` its file, ``launcher`` and, if not '', ``python`` what it says of these.
     """
 
     launcher: dict[str, Any]
-    python = "python3"
+    python = ""
 
     def __init__(self, cluster: EmulatedCluster, directory: Path) -> None:
         self.cluster = cluster
@@ -84,7 +84,7 @@ class RackLab:
             "scale": "experiment",
             "control_address": self.cluster.control_address,
             "directory": str(self.home),
-            "python": self.python,
+            **({"python": self.python} if self.python else {}),
             "launcher": self.launcher | launcher,
             "storage": {"url": self.cluster.storage_url},
             "hosts": [
