@@ -95,7 +95,11 @@ def _read(path: str) -> tuple[asyncssh.SSHKeyPair, ...]:
     try:
         return tuple(asyncssh.load_keypairs(str(Path(path).expanduser()), ignore_encrypted=True))
     except (OSError, asyncssh.KeyImportError) as error:
-        raise NoKeyError(f"cannot read key {path}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise NoKeyError(
+            f"cannot read key {path}: {reason}; fix: ssh-keygen makes one, ssh-copy-id takes it to the hosts; "
+            "or correct 'key' in the inventory"
+        ) from error
 
 
 def _public_data(path: str) -> bytes:
