@@ -97,7 +97,7 @@ def _read(path: str) -> tuple[asyncssh.SSHKeyPair, ...]:
     except (OSError, asyncssh.KeyImportError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise NoKeyError(
-            f"cannot read key {path}: {reason}; fix: ssh-keygen makes one, ssh-copy-id takes it to the hosts; "
+            f"cannot read key {path}: {reason}; fix: ssh-keygen makes one, ssh-copy-id brings it to hosts, "
             "or correct 'key' in the inventory"
         ) from error
 
