@@ -14,7 +14,7 @@ from harness.feasibility import bottlenecks, check_buffers, check_hbm
 from harness.scale_model import ScaleModel, scale
 from harness.scheduling import Limits
 from harness.sites.base import Site, SiteHost
-from hosts.config import NicConfig, StorageConfig, TransportConfig, VerbsConfig
+from hosts.config import ComputeConfig, NicConfig, StorageConfig, TransportConfig, VerbsConfig
 from hosts.protocol import HostConfig, StoredObject
 from workloads import arrivals
 from workloads.agents import agents_for
@@ -147,6 +147,7 @@ class Preparation:
             buffer_pages="base" if storage_host else transport.buffer_pages,
             nics=tuple(NicConfig(nic.name, nic.network, shaped_classes(nic)) for nic in host.nics),
             engine=scale.engines["decode" if host.role == "decode" else "prefill"],
+            compute=ComputeConfig(),
             fetch_interval_s=self.fetch_interval_s,
             content_seed=int(self.trace.sha256[:15], 16),
             verify_every=measurement.verify_every,

@@ -21,6 +21,7 @@ import numpy as np
 
 from hosts.ceilings import storage_ceiling, transfer_ceiling
 from hosts.claim import ClaimedError
+from hosts.compute import open_compute
 from hosts.content import fill_blocks
 from hosts.control_stream import ControlLostError, attach
 from hosts.counters import open_counters
@@ -140,9 +141,15 @@ class Agent:
         nics = open_counters(config.nics, config.transport.verbs)
         self._telemetry = Telemetry(nics, host.storage, config.telemetry_interval_s)
         self._resources.push_async_callback(self._telemetry.close)
-        self._prefill = PrefillService(host, on_read_done=lambda turn_id: self._report(ReadDone(turn_id)))
+        compute = open_compute(
+            config.compute, config.engine, config.engines, config.geometry, config.content_seed
+        )
+        self._resources.push_async_callback(compute.close)
+        self._prefill = PrefillService(
+            host, compute, on_read_done=lambda turn_id: self._report(ReadDone(turn_id))
+        )
         self._resources.push_async_callback(self._prefill.close)
-        self._decode = DecodeService(host, self._report)
+        self._decode = DecodeService(host, compute, self._report)
         self._resources.push_async_callback(self._decode.close)
         host.transport.on_notification(self._in_band)
         return Ready(host.transport.address, host.region.remote)

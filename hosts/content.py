@@ -25,15 +25,15 @@ def fill_blocks(out: NDArray[np.uint8], seed: int, ids: NDArray[np.int64]) -> No
     """Write the blocks ``ids`` [n] to ``out`` [n, block_bytes]; rows may lie apart, their bytes not."""
     _check_shape(out, ids)
     block_bytes = out.shape[1]
-    table, salts = _table(seed, block_bytes), _salts(seed, ids)
+    table, block_salts = pattern(seed, block_bytes), salts(seed, ids)
     whole_bytes = block_bytes // 8 * 8
     if whole_bytes:
         words = out[:, :whole_bytes].view(_WORD)
         for first in range(0, words.shape[1], _STRIP_WORDS):
             strip = words[:, first : first + _STRIP_WORDS]
-            np.bitwise_xor(table[first : first + strip.shape[1]], salts[:, None], out=strip)
+            np.bitwise_xor(table[first : first + strip.shape[1]], block_salts[:, None], out=strip)
     if whole_bytes < block_bytes:
-        tail = (table[-1:] ^ salts[:, None]).view(np.uint8)
+        tail = (table[-1:] ^ block_salts[:, None]).view(np.uint8)
         out[:, whole_bytes:] = tail[:, : block_bytes - whole_bytes]
 
 
@@ -55,6 +55,12 @@ def _check_shape(blocks: NDArray[np.uint8], ids: NDArray[np.int64]) -> None:
         raise ValueError(f"blocks {blocks.shape} for ids {ids.shape}: expected shapes [n, bytes] and [n]")
 
 
+def salts(seed: int, ids: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """What the blocks ``ids`` [n] differ by: every word of a block is a word of `pattern` ^ its salt."""
+    key = _splitmix64(np.array([seed & 0xFFFF_FFFF_FFFF_FFFF], np.uint64))
+    return _splitmix64(ids.astype(np.int64).view(np.uint64) ^ key)
+
+
 def _splitmix64(counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
     mixed = (counters + np.uint64(1)) * _GAMMA
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -62,13 +68,8 @@ def _splitmix64(counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _salts(seed: int, ids: NDArray[np.int64]) -> NDArray[np.uint64]:
-    key = _splitmix64(np.array([seed & 0xFFFF_FFFF_FFFF_FFFF], np.uint64))
-    return _splitmix64(ids.astype(np.int64).view(np.uint64) ^ key)
-
-
 @lru_cache(maxsize=4)
-def _table(seed: int, block_bytes: int) -> NDArray[np.uint64]:
+def pattern(seed: int, block_bytes: int) -> NDArray[np.uint64]:
     """The words that all blocks share, the last one perhaps only in part."""
     key = _splitmix64(np.array([seed & 0xFFFF_FFFF_FFFF_FFFF], np.uint64) ^ _WORDS_SALT)
     words = np.arange(-(-block_bytes // 8), dtype=np.uint64)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hosts.buffers import Allocation
-from hosts.compute import CopyEngine, TimedCompute, in_step
+from hosts.compute import Compute, ResidentKv, in_step
 from hosts.content import fill_blocks
 from hosts.decode_group import DecodeGroup
 from hosts.host import Host
@@ -51,6 +52,7 @@ class PrefillError(Exception):
 class _Turn:
     order: TurnOrder
     buffer: Allocation | None = None
+    resident: ResidentKv | None = None
     transfers: list[Transfer] = field(default_factory=list)
     allocate_ns: int = 0
     read_ns: int = 0
@@ -63,19 +65,32 @@ class _Turn:
     mismatched: int = 0
 
 
+class _PromptInBuffer:
+    """See `CachedKv`: the whole prompt's KV in the DE buffer."""
+
+    def __init__(self, host: Host, turn: _Turn) -> None:
+        assert turn.buffer is not None, "a turn that moves KV has a buffer"
+        self.copied_tokens = turn.order.prompt_tokens
+        self._host, self._offset = host, turn.buffer.offset
+        self._blocks = range(turn.buffer.nbytes // host.config.geometry.full_block_bytes)
+
+    def cached_rows(self, layer: int) -> Sequence[NDArray[np.uint8]]:
+        """See `CachedKv`."""
+        return (self._host.layer_rows(layer, self._offset, self._blocks),)
+
+
 class DecodeService:
     """Serves turn orders; ``report`` sends an event to the control node."""
 
-    def __init__(self, host: Host, report: Report) -> None:
-        self._host = host
+    def __init__(self, host: Host, compute: Compute, report: Report) -> None:
+        self._host, self._compute = host, compute
         self._report = report
         self._prefilled: dict[int, asyncio.Future[PrefillDone]] = {}
-        compute, engines = TimedCompute.of(host.config.engine), host.config.engines
-        groups = (DecodeGroup(group, compute) for group in in_step(engines, compute.model))
+        model, engines = compute.prediction.model, host.config.engines
+        groups = (DecodeGroup(group, compute) for group in in_step(engines, model))
         self._groups = {engine: group for group in groups for engine in group.engines}
-        self._copies = [CopyEngine(compute) for _ in range(engines)]
         self._hbm_free_tokens = [
-            int(host.config.engine.kv_hbm_bytes / kv_bytes_per_token(compute.model)) for _ in range(engines)
+            int(host.config.engine.kv_hbm_bytes / kv_bytes_per_token(model)) for _ in range(engines)
         ]
 
     async def close(self) -> None:
@@ -191,7 +206,11 @@ class DecodeService:
         """The prompt's KV from the DE buffer to the engine that decodes."""
         if turn.order.moves and turn.order.output_tokens > 1:
             began_ns = time.monotonic_ns()
-            await self._copies[turn.order.decode_engine].copy(turn.order.prompt_tokens)
+            turn.resident = await self._compute.load(
+                turn.order.decode_engine,
+                _PromptInBuffer(self._host, turn),
+                turn.order.prompt_tokens + turn.order.output_tokens,
+            )
             turn.hbm_load_ns = time.monotonic_ns() - began_ns
 
     async def _persist_prompt(self, turn: _Turn) -> None:
@@ -212,7 +231,7 @@ class DecodeService:
         """Every token after the first, which came from prefill; each block is persisted once it is full."""
         order, block_tokens = turn.order, self._host.config.geometry.block_tokens
         group, engine = self._groups[order.decode_engine], order.decode_engine
-        stream = group.start(engine, order.prompt_tokens, max(0, order.output_tokens - 1))
+        stream = group.start(engine, order.prompt_tokens, max(0, order.output_tokens - 1), turn.resident)
         try:
             if stream.steps:
                 await stream.until(1)
@@ -226,6 +245,8 @@ class DecodeService:
                 turn.decode_ns = time.monotonic_ns() - first_token_ns
         finally:
             group.stop(engine, stream)
+            if turn.resident is not None:
+                turn.resident.free()
 
     async def _write_generated(self, turn: _Turn, generated: StoredObject) -> None:
         ids = from_ranges(generated.blocks)

@@ -1,7 +1,7 @@
 """Engines of a decode host that run in step: continuous batching, one token for every request a step.
 
 A request joins at the next step and leaves with its last token. A step takes as long as the slowest
-engine's batch needs (`TimedCompute.decode_step_s`).
+engine's batch needs.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import asyncio
 from bisect import insort
 from collections.abc import Sequence
 
-from hosts.compute import StageClock, TimedCompute
+from hosts.compute import Compute, ResidentKv
 
 
 class DecodeStream:
-    """One request on an engine: ``steps`` tokens after the first one, over ``context_tokens`` of KV."""
+    """One request on an engine: ``steps`` tokens after the first one, over ``context_tokens`` of KV, which
+    is ``resident`` in its HBM where any was moved."""
 
-    def __init__(self, context_tokens: int, steps: int) -> None:
+    def __init__(self, context_tokens: int, steps: int, resident: ResidentKv | None = None) -> None:
         self.context_tokens, self.steps, self.done = context_tokens, steps, 0
+        self.resident = resident
         self.failed: Exception | None = None
         self._reached: list[tuple[int, int, asyncio.Future[None]]] = []
 
@@ -50,7 +52,7 @@ class DecodeStream:
 class DecodeGroup:
     """``engines`` in step; `start` puts a request on one of them."""
 
-    def __init__(self, engines: range, compute: TimedCompute) -> None:
+    def __init__(self, engines: range, compute: Compute) -> None:
         self.engines, self._compute = engines, compute
         self._streams: dict[int, list[DecodeStream]] = {engine: [] for engine in engines}
         self._work = asyncio.Event()
@@ -61,9 +63,11 @@ class DecodeGroup:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    def start(self, engine: int, context_tokens: int, steps: int) -> DecodeStream:
+    def start(
+        self, engine: int, context_tokens: int, steps: int, resident: ResidentKv | None = None
+    ) -> DecodeStream:
         """Decode ``steps`` tokens from the next step on."""
-        stream = DecodeStream(context_tokens, steps)
+        stream = DecodeStream(context_tokens, steps, resident)
         if steps:
             self._streams[engine].append(stream)
             self._work.set()
@@ -86,10 +90,9 @@ class DecodeGroup:
 
     async def _steps(self) -> None:
         """One step after the other until no engine has work."""
-        clock = StageClock()
+        steps = self._compute.decode(self.engines)
         while batches := self._batches():
-            step_s = self._compute.decode_step_s([[s.context_tokens for s in batch] for batch in batches])
-            await clock.stage(self._compute.dilated_ns(step_s))
+            await steps.step(batches)
             self._advance(batches)
 
     def _batches(self) -> list[list[DecodeStream]]:

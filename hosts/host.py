@@ -55,6 +55,12 @@ class Host:
         block_bytes = self.config.geometry.full_block_bytes
         return self.region.view[offset : offset + count * block_bytes].reshape(count, block_bytes)
 
+    def layer_rows(self, layer: int, offset: int, blocks: range) -> NDArray[np.uint8]:
+        """A layer of some of the Full Blocks from byte ``offset`` on: [blocks, layer_block_bytes]."""
+        layer_bytes = self.config.geometry.layer_block_bytes
+        columns = slice(layer * layer_bytes, (layer + 1) * layer_bytes)
+        return self.blocks(offset, blocks.stop)[blocks.start :, columns]
+
     async def read_hit(self, spans: Sequence[Span], offset: int) -> Transfer:
         """Read the hit prefix from storage into the buffer at ``offset``, as Full Blocks."""
         block_bytes = self.config.geometry.full_block_bytes

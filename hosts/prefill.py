@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 
 from hosts.budget import FifoBudget
-from hosts.compute import CopyEngine, TimedCompute, in_step
+from hosts.compute import Compute, in_step
 from hosts.host import Host
 from hosts.prefill_group import PrefillGroup
 from hosts.prompt_kv import PromptKv
@@ -19,18 +19,18 @@ from workloads.models import kv_bytes_per_token
 class PrefillService:
     """Serves prefill requests. ``on_read_done`` tells the control node; ``passes`` are this repetition's."""
 
-    def __init__(self, host: Host, on_read_done: Callable[[int], Awaitable[None]]) -> None:
-        self._host = host
+    def __init__(self, host: Host, compute: Compute, on_read_done: Callable[[int], Awaitable[None]]) -> None:
+        self._host, self._compute = host, compute
         self._on_read_done = on_read_done
-        self._compute = TimedCompute.of(host.config.engine)
+        model = compute.prediction.model
         self.passes: list[ForwardPass] = []
         groups = (
             PrefillGroup(host, engines, self._compute, self.passes)
-            for engines in in_step(host.config.engines, self._compute.model)
+            for engines in in_step(host.config.engines, model)
         )
         self._groups = {engine: group for group in groups for engine in group.engines}
         self._hbm = [FifoBudget(host.config.engine.kv_hbm_bytes) for _ in range(host.config.engines)]
-        self._copies = [CopyEngine(self._compute) for _ in range(host.config.engines)]
+        self._kv_bytes_per_token = kv_bytes_per_token(model)
         self._decode_part: dict[int, asyncio.Event] = {}
 
     async def close(self) -> None:
@@ -83,12 +83,13 @@ class PrefillService:
         """Without layerwise prefill: room in HBM for the prompt's KV in all layers until it is handed
         over, and the hit copied there; nanoseconds until then."""
         began_ns, engine = time.monotonic_ns(), kv.order.prefill_engine
-        nbytes = kv.order.prompt_tokens * kv_bytes_per_token(self._compute.model)
+        nbytes = kv.order.prompt_tokens * self._kv_bytes_per_token
         await self._hbm[engine].take(nbytes)
         held.callback(self._hbm[engine].give_back, nbytes)
         for layer in range(kv.layers):
             await kv.layer_here(layer)
-        await self._copies[engine].copy(kv.copied_tokens)
+        kv.resident = await self._compute.load(engine, kv, kv.order.prompt_tokens)
+        held.callback(kv.resident.free)
         return time.monotonic_ns() - began_ns
 
     @contextmanager

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hosts.batching import pack
-from hosts.compute import Piece, StageClock, TimedCompute
+from hosts.compute import Chunk, Compute, Forward, Piece
 from hosts.host import Host
 from hosts.prompt_kv import PromptKv
 from hosts.protocol import EngineBatch, ForwardPass
@@ -47,7 +47,7 @@ class _Waiting:
 class PrefillGroup:
     """``engines`` in step; `run` computes a prompt on one of them, FIFO. ``passes`` is their record."""
 
-    def __init__(self, host: Host, engines: range, compute: TimedCompute, passes: list[ForwardPass]) -> None:
+    def __init__(self, host: Host, engines: range, compute: Compute, passes: list[ForwardPass]) -> None:
         self.engines = engines
         self._host, self._compute, self._passes = host, compute, passes
         self._queues: dict[int, deque[_Waiting]] = {engine: deque() for engine in engines}
@@ -94,52 +94,56 @@ class PrefillGroup:
                     queue.clear()
 
     def _next_batch(self, queue: deque[_Waiting]) -> Batch:
-        config, model = self._compute.config, self._compute.model
+        prediction = self._compute.prediction
+        config, model = prediction.config, prediction.model
         resident = RESIDENT_LAYERS / model.layers * kv_bytes_per_token(model)
         return pack(
             queue,
             quota_s=config.compute_quota_s,
-            attention_s=self._compute.attention_s,
+            attention_s=prediction.attention_s,
             hbm_tokens=config.kv_hbm_bytes / resident if self._host.layerwise else float("inf"),
             block_tokens=self._host.config.geometry.block_tokens,
         )
 
     async def _forward(self, batches: Sequence[Batch]) -> None:
         """One pass; afterwards the prompts without a rest leave their queues."""
-        clock, begin_at_ns = StageClock(), self._host.now_ns()
-        pieces = [[Piece(w.cached_tokens, tokens) for w, tokens in batch] for batch in batches]
-        copied = max(sum(w.kv.copied_tokens for w, _ in batch) for batch in batches)
-        pass_ns = self._compute.dilated_ns(self._compute.forward_s(pieces))
-        entries = [entry for batch in batches for entry in batch]
-        for waiting, tokens in entries:
-            if not waiting.kv.chunks:
-                waiting.wait_ns = time.monotonic_ns() - waiting.queued_at_ns
-            waiting.compute_ns += pass_ns
-            waiting.kv.begin_chunk(tokens)
-        prompts = [waiting.kv for waiting, _ in entries]
-        if self._host.layerwise:
-            await self._layers(
-                clock, prompts, pass_ns, self._compute.dilated_ns(self._compute.copy_s(copied))
-            )
-        else:
-            await clock.stage(pass_ns)
-        self._record(begin_at_ns, batches, pieces)
-        for waiting, _ in entries:
-            if not waiting.remaining_tokens:
-                self._leave(waiting)
-                if not waiting.computed.done():
-                    waiting.computed.set_result(None)
+        begin_at_ns = self._host.now_ns()
+        chunks = [[self._begun(waiting, tokens) for waiting, tokens in batch] for batch in batches]
+        waiting = [waiting for batch in batches for waiting, _ in batch]
+        async with self._compute.forward(self.engines, chunks, self._host.layerwise) as forward:
+            await self._layers(forward, [w.kv for w in waiting])
+        self._record(begin_at_ns, [[chunk.piece for chunk in batch] for batch in chunks])
+        for w in waiting:
+            w.compute_ns += forward.compute_ns
+            if not w.remaining_tokens:
+                self._leave(w)
+                if not w.computed.done():
+                    w.computed.set_result(None)
 
-    async def _layers(
-        self, clock: StageClock, prompts: Sequence[PromptKv], pass_ns: int, copy_ns: int
-    ) -> None:
-        """Load, compute, hand over, layer by layer; the copy of a layer hides behind the one before."""
+    def _begun(self, waiting: _Waiting, tokens: int) -> Chunk:
+        """The next tokens of a prompt as part of the pass that begins."""
+        kv = waiting.kv
+        if not kv.chunks:
+            waiting.wait_ns = time.monotonic_ns() - waiting.queued_at_ns
+        piece = Piece(kv.cached_tokens, tokens)
+        kv.begin_chunk(tokens)
+        return Chunk(piece, kv, kv.resident)
+
+    async def _layers(self, forward: Forward, prompts: Sequence[PromptKv]) -> None:
+        """Load, compute, hand over, layer by layer; while one computes, the next one is begun."""
         layers = self._host.config.geometry.layers
-        copied_at_ns = clock.end_at_ns
         for layer in range(layers):
-            copied_at_ns = max(copied_at_ns, clock.end_at_ns - pass_ns // layers) + copy_ns // layers
-            arrived_at_ns = await asyncio.gather(*(kv.layer_here(layer) for kv in prompts))
-            await clock.stage(pass_ns // layers, max(copied_at_ns, *arrived_at_ns))
+            arrived_at_ns = [0]
+            if self._host.layerwise:
+                arrived_at_ns += await asyncio.gather(*(kv.layer_here(layer) for kv in prompts))
+            forward.begin(layer, max(arrived_at_ns))
+            if layer:
+                await self._computed(forward, layer - 1, prompts)
+        await self._computed(forward, layers - 1, prompts)
+
+    async def _computed(self, forward: Forward, layer: int, prompts: Sequence[PromptKv]) -> None:
+        await forward.computed(layer)
+        if self._host.layerwise:
             for kv in prompts:
                 await kv.hand_over(layer)
 
@@ -148,8 +152,8 @@ class PrefillGroup:
             if waiting in queue:
                 queue.remove(waiting)
 
-    def _record(self, begin_at_ns: int, batches: Sequence[Batch], pieces: Sequence[Sequence[Piece]]) -> None:
-        dilated = self._compute.dilated_ns
+    def _record(self, begin_at_ns: int, batches: Sequence[Sequence[Piece]]) -> None:
+        prediction = self._compute.prediction
         self._passes.append(
             ForwardPass(
                 begin_at_ns,
@@ -157,12 +161,12 @@ class PrefillGroup:
                 tuple(
                     EngineBatch(
                         engine,
-                        dilated(sum(self._compute.attention_s(*piece) for piece in batch)),
+                        prediction.dilated_ns(sum(prediction.attention_s(*piece) for piece in batch)),
                         len(batch),
                         sum(piece.new_tokens for piece in batch),
                         sum(piece.cached_tokens for piece in batch),
                     )
-                    for engine, batch in zip(self.engines, pieces, strict=True)
+                    for engine, batch in zip(self.engines, batches, strict=True)
                 ),
             )
         )

@@ -12,13 +12,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hosts.buffers import Allocation
-from hosts.content import fill_blocks
+from hosts.compute import ResidentKv
+from hosts.content import fill_blocks, salts
 from hosts.host import Host
 from hosts.protocol import PrefillRequest, Transfer
 from hosts.transport import Connection, RemoteRegion, Strided
@@ -35,6 +37,8 @@ class PromptKv:
 
     ``ring`` slots hold the decode host's part of one layer each: a few layers' or, without layerwise
     prefill, every layer's. Where nothing moves (oracle) nothing is allocated.
+
+    A pass computes the chunk that was begun last. ``resident``: without layerwise prefill, its KV in HBM.
     """
 
     def __init__(self, host: Host, request: PrefillRequest, decode_host: Connection) -> None:
@@ -48,13 +52,17 @@ class PromptKv:
         self._decode_blocks = sum(span.blocks for span in order.decode_reads)
         self._prefill_blocks = sum(span.blocks for span in order.prefill_reads)
         self._slot_bytes = self._decode_blocks * self._layer_bytes
-        self._ring = min(_PREFETCH_LAYERS, self.layers) if host.layerwise else self.layers
+        self._ahead = min(_PREFETCH_LAYERS, self.layers) if host.layerwise else self.layers
+        self._ring = min(self._ahead + 1, self.layers)  # one more is being computed
         self._held: Allocation | None = None
         self._fetching: deque[asyncio.Task[int]] = deque()
         self._writing: deque[asyncio.Task[None]] = deque()
         self._moved = {"layer_read": _Moved(), "layer_write": _Moved()}
         self._read: Transfer | None = None
-        self._computed_tokens = self._filled_blocks = self._handed_over_blocks = 0
+        self._computed_tokens = self._handed_over_blocks = 0
+        self._chunk_over_tokens = order.hit_tokens
+        self._chunk_blocks = range(0)
+        self.resident: ResidentKv | None = None
         self.allocate_ns = self.read_ns = self.verified = self.mismatched = self.chunks = 0
 
     @property
@@ -68,13 +76,42 @@ class PromptKv:
         return self.order.new_tokens - self._computed_tokens
 
     @property
+    def moves(self) -> bool:
+        """See `PassKv`."""
+        return self.order.moves
+
+    @property
     def copied_tokens(self) -> int:
-        """Tokens whose KV lies in this host's memory and has to be copied to HBM for a chunk."""
-        return self.cached_tokens - self._decode_blocks * self._block_tokens if self.order.moves else 0
+        """See `CachedKv`: all that the chunk is computed over but for the decode host's part, which comes
+        over the network (paper 4.1)."""
+        return self._chunk_over_tokens - self._decode_blocks * self._block_tokens if self.moves else 0
+
+    def cached_rows(self, layer: int) -> Sequence[NDArray[np.uint8]]:
+        """See `CachedKv`."""
+        here = range(self._prefill_blocks + self._chunk_blocks.start)
+        local = self._host.layer_rows(layer, self._local_offset, here)
+        return (self._slot(layer), local) if self._decode_blocks else (local,)
+
+    def new_rows(self, layer: int) -> NDArray[np.uint8]:
+        """See `PassKv`."""
+        first, end = self._chunk_blocks.start, self._chunk_blocks.stop
+        new = range(self._prefill_blocks + first, self._prefill_blocks + end)
+        return self._host.layer_rows(layer, self._local_offset, new)
+
+    def new_salts(self) -> NDArray[np.uint64]:
+        """See `PassKv`."""
+        return salts(self._host.config.content_seed, self._chunk_ids)
+
+    def fill_new(self) -> None:
+        """See `PassKv`."""
+        if self.moves:
+            first = self._prefill_blocks + self._chunk_blocks.start
+            new = self._host.blocks(self._local_offset, first + len(self._chunk_blocks))[first:]
+            fill_blocks(new, self._host.config.content_seed, self._chunk_ids)
 
     async def allocate(self) -> None:
         """Wait for buffer space; the decode host already holds its own, so this cannot deadlock."""
-        if not self.order.moves:
+        if not self.moves:
             return
         began_ns = time.monotonic_ns()
         local_blocks = self._prefill_blocks + len(self._new_ids)
@@ -102,22 +139,17 @@ class PromptKv:
     def begin_chunk(self, tokens: int) -> None:
         """The next ``tokens`` missed tokens are computed in a forward pass that begins now."""
         self.chunks += 1
+        self._chunk_over_tokens = self.cached_tokens
         self._computed_tokens += tokens
-        if not self.order.moves:
-            return
         last = self.remaining_tokens == 0
         end = len(self._new_ids) if last else self._computed_tokens // self._block_tokens
-        first, self._filled_blocks = self._filled_blocks, end
-        new_kv = self._host.blocks(self._local_offset, self._prefill_blocks + end)
-        fill_blocks(
-            new_kv[self._prefill_blocks + first :], self._host.config.content_seed, self._new_ids[first:end]
-        )
+        self._chunk_blocks = range(self._chunk_blocks.stop, end)
 
     async def layer_here(self, layer: int) -> int:
         """The moment when the decode host's part of a layer arrived; later layers are on their way."""
         if not self._decode_blocks:
             return 0
-        while len(self._fetching) < self._ring and layer + len(self._fetching) < self.layers:
+        while len(self._fetching) < self._ahead and layer + len(self._fetching) < self.layers:
             self._fetching.append(asyncio.create_task(self._fetch(layer + len(self._fetching))))
         arrived_at_ns = await self._fetching[0]
         self._fetching.popleft()
@@ -127,9 +159,9 @@ class PromptKv:
     async def hand_over(self, layer: int) -> None:
         """Start a layer's write to the decode host: what it has not yet got of this host's part and the
         computed tokens. Waits for the oldest write when many are under way."""
-        local_blocks = self._prefill_blocks + self._filled_blocks
+        local_blocks = self._prefill_blocks + self._chunk_blocks.stop
         count = local_blocks - self._handed_over_blocks
-        if self.order.moves and count:
+        if self.moves and count:
             local = self._strided(self._local_offset, self._handed_over_blocks, layer, count)
             remote = self._strided(
                 self._request.target_offset, self._decode_blocks + self._handed_over_blocks, layer, count
@@ -199,6 +231,10 @@ class PromptKv:
         begin = self._slot_offset(layer)
         slot = self._host.region.view[begin : begin + self._slot_bytes]
         return slot.reshape(self._decode_blocks, self._layer_bytes)
+
+    @property
+    def _chunk_ids(self) -> NDArray[np.int64]:
+        return self._new_ids[self._chunk_blocks.start : self._chunk_blocks.stop]
 
     def _target(self) -> RemoteRegion:
         assert self._request.target is not None, "a turn that moves KV has a decode buffer"

@@ -16,6 +16,7 @@ import msgspec
 
 from hosts.claim import Claim
 from hosts.config import (
+    ComputeConfig,
     EngineConfig,
     Geometry,
     Network,
@@ -72,6 +73,7 @@ class HostConfig(_Message, frozen=True):
     transport: TransportConfig
     nics: tuple[NicConfig, ...]
     engine: EngineConfig
+    compute: ComputeConfig
     fetch_interval_s: float
     content_seed: int
     verify_every: int

@@ -14,7 +14,7 @@ from typing import Generic, Literal, TypeVar
 import msgspec
 
 from hosts.bench.load import Observed
-from hosts.compute import sleep_until
+from hosts.compute.timed import sleep_until
 from hosts.config import Geometry, TrafficClass, TransportConfig
 from hosts.transport import RemoteRegion
 

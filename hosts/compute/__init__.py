@@ -1,5 +1,30 @@
-"""GPU work: `timed` waits as long as the kernels would take on the profile's GPU."""
+"""GPU work: `timed` waits as long as it would take by the profile, `torch` does it."""
 
-from hosts.compute.timed import CopyEngine, Piece, StageClock, TimedCompute, in_step, sleep_until
+from hosts.compute.base import (
+    CachedKv,
+    Chunk,
+    Compute,
+    ComputeError,
+    Decoding,
+    Forward,
+    PassKv,
+    ResidentKv,
+    in_step,
+)
+from hosts.compute.opening import open_compute
+from hosts.compute.prediction import Piece, Prediction
 
-__all__ = ["CopyEngine", "Piece", "StageClock", "TimedCompute", "in_step", "sleep_until"]
+__all__ = [
+    "CachedKv",
+    "Chunk",
+    "Compute",
+    "ComputeError",
+    "Decoding",
+    "Forward",
+    "PassKv",
+    "Piece",
+    "Prediction",
+    "ResidentKv",
+    "in_step",
+    "open_compute",
+]

@@ -1,108 +1,122 @@
-"""Timed compute: FLOPs of the model over the effective rate of the profile's GPU, dilated.
-
-Engines of a host that share a model's experts (expert parallelism) run in step: each computes attention
-for its own requests, so a layer takes as long as the slowest one's, and the experts' work is shared
-equally (paper 6.2). A forward pass or decode step never takes less than reading the weights from HBM.
-"""
+"""Timed compute: takes as long as the work would take by the profile, dilated, and computes nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from types import TracebackType
 
-from hosts.config import EngineConfig
-from workloads.models import Model, find_model, kv_bytes_per_token
+from hosts.compute.base import CachedKv, Chunk, Decoding
+from hosts.compute.prediction import Prediction
 
 _TIMER_SLACK_NS = 500_000
 
 
-class Piece(NamedTuple):
-    """What a forward pass computes of one request: ``new_tokens`` over ``cached_tokens``."""
-
-    cached_tokens: int
-    new_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
 class TimedCompute:
-    """Predicted times of a group's work, in real seconds; `dilated_ns` makes them emulated."""
+    """See `Compute`."""
 
-    config: EngineConfig
-    model: Model
+    def __init__(self, prediction: Prediction, engines: int, layers: int) -> None:
+        self.prediction, self._layers = prediction, layers
+        self._copies = [CopyEngine(prediction) for _ in range(engines)]
 
-    @classmethod
-    def of(cls, config: EngineConfig) -> TimedCompute:
-        """Raises ModelError for a model that is not known."""
-        return cls(config, find_model(config.model))
+    def forward(self, engines: range, batches: Sequence[Sequence[Chunk]], layerwise: bool) -> TimedForward:
+        """See `Compute`. The new KV is made at once: nothing computes it."""
+        for chunk in (chunk for batch in batches for chunk in batch):
+            chunk.kv.fill_new()
+        copied = max(sum(chunk.kv.copied_tokens for chunk in batch) for batch in batches) if layerwise else 0
+        pass_s = self.prediction.forward_s([[chunk.piece for chunk in batch] for batch in batches])
+        return TimedForward(self.prediction, self._layers, pass_s, self.prediction.copy_s(copied))
 
-    def attention_s(self, cached_tokens: int, new_tokens: int) -> float:
-        """One engine's attention for one request, all layers: what the compute quota bounds (6.2)."""
-        return self.model.attention_flops(cached_tokens, new_tokens) / self.config.gpu_flops
+    def decode(self, engines: range) -> TimedDecode:
+        """See `Compute`."""
+        return TimedDecode(self.prediction)
 
-    def forward_s(self, batches: Sequence[Sequence[Piece]]) -> float:
-        """A forward pass of engines that run in step; ``batches[e]`` is the batch of engine e."""
-        attention_s = max(sum(self.attention_s(*piece) for piece in batch) for batch in batches)
-        pieces = [piece for batch in batches for piece in batch]
-        shared = self.model.mlp_flops(sum(p.new_tokens for p in pieces)) + len(pieces) * self.model.head_flops
-        return max(attention_s + shared / len(batches) / self.config.gpu_flops, self._weights_s)
+    async def load(self, engine: int, kv: CachedKv, tokens: int) -> TimedResidence:
+        """See `Compute`. The host keeps account of the HBM."""
+        await self._copies[engine].copy(kv.copied_tokens)
+        return TimedResidence()
 
-    def decode_step_s(self, contexts: Sequence[Sequence[int]]) -> float:
-        """One token for every request; ``contexts[e]`` are the context lengths on engine e."""
-        attention_s = max(sum(map(self._decode_attention_s, engine)) for engine in contexts)
-        requests = sum(map(len, contexts))
-        shared = self.model.mlp_flops(requests) + requests * self.model.head_flops
-        shared_s = max(shared / len(contexts) / self.config.gpu_flops, self._weights_s)
-        return self.config.decode_overhead_s + attention_s + shared_s
+    async def close(self) -> None:
+        """Nothing to free."""
 
-    def copy_s(self, tokens: float) -> float:
-        """Host memory to HBM or back, KV of ``tokens`` tokens in all layers."""
-        return tokens * kv_bytes_per_token(self.model) / self.config.copy_bytes_per_s
 
-    def dilated_ns(self, seconds: float) -> int:
-        """Real seconds as emulated nanoseconds."""
-        return round(seconds * self.config.time_dilation * 1e9)
+class TimedResidence:
+    """See `ResidentKv`: there is none."""
 
-    @property
-    def _weights_s(self) -> float:
-        return self.config.weight_bytes / self.config.hbm_bytes_per_s
+    def free(self) -> None:
+        """Nothing to free."""
 
-    def _decode_attention_s(self, context_tokens: int) -> float:
-        read_s = self.model.decode_read_bytes(context_tokens) / self.config.hbm_bytes_per_s
-        return max(read_s, self.model.attention_flops(context_tokens, 1) / self.config.gpu_flops)
+
+class TimedForward:
+    """See `Forward`. The copy of a layer hides behind the computing of the one before."""
+
+    def __init__(self, prediction: Prediction, layers: int, pass_s: float, copy_s: float) -> None:
+        self.compute_ns = prediction.dilated_ns(pass_s)
+        self._layer_ns, self._copy_ns = self.compute_ns // layers, prediction.dilated_ns(copy_s) // layers
+        self._clock = StageClock()
+        self._copied_at_ns = self._clock.end_at_ns
+        self._ends_at_ns: list[int] = []
+
+    async def __aenter__(self) -> TimedForward:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is under way."""
+
+    def begin(self, layer: int, ready_at_ns: int) -> None:
+        """See `Forward`."""
+        slot_free_at_ns = self._clock.end_at_ns - self._layer_ns
+        self._copied_at_ns = max(self._copied_at_ns, slot_free_at_ns) + self._copy_ns
+        self._ends_at_ns.append(self._clock.stage(self._layer_ns, max(self._copied_at_ns, ready_at_ns)))
+
+    async def computed(self, layer: int) -> None:
+        """See `Forward`."""
+        await sleep_until(self._ends_at_ns[layer])
+
+
+class TimedDecode:
+    """See `DecodeSteps`."""
+
+    def __init__(self, prediction: Prediction) -> None:
+        self._prediction, self._clock = prediction, StageClock()
+
+    async def step(self, batches: Sequence[Sequence[Decoding]]) -> None:
+        """See `DecodeSteps`."""
+        step_s = self._prediction.decode_step_s([[r.context_tokens for r in batch] for batch in batches])
+        await sleep_until(self._clock.stage(self._prediction.dilated_ns(step_s)))
 
 
 class StageClock:
     """Stages one after the other on one timeline; begins now.
 
     The timeline is arithmetic, so timer granularity (epoll wakes up to 1 ms late) never adds up over
-    stages: one ends at max(previous end, its data's arrival) + its duration, and the task sleeps only
-    to catch up with that moment.
+    stages: one ends at max(previous end, its data's arrival) + its duration, and tasks sleep only to
+    catch up with that moment.
     """
 
     def __init__(self) -> None:
         self.end_at_ns = time.monotonic_ns()
 
-    async def stage(self, duration_ns: int, ready_at_ns: int = 0) -> int:
+    def stage(self, duration_ns: int, ready_at_ns: int = 0) -> int:
         """The next stage, whose input arrived at ``ready_at_ns`` (monotonic); the moment it ends."""
         self.end_at_ns = max(self.end_at_ns, ready_at_ns) + duration_ns
-        await sleep_until(self.end_at_ns)
         return self.end_at_ns
 
 
 class CopyEngine:
     """Copies between host memory and one engine's HBM, one after the other at the profile's rate."""
 
-    def __init__(self, compute: TimedCompute) -> None:
-        self._compute = compute
+    def __init__(self, prediction: Prediction) -> None:
+        self._prediction = prediction
         self._free_at_ns = 0
 
     async def copy(self, tokens: int) -> None:
         """All layers' KV of ``tokens`` tokens."""
         self._free_at_ns = max(self._free_at_ns, time.monotonic_ns())
-        self._free_at_ns += self._compute.dilated_ns(self._compute.copy_s(tokens))
+        self._free_at_ns += self._prediction.dilated_ns(self._prediction.copy_s(tokens))
         await sleep_until(self._free_at_ns)
 
 
@@ -110,9 +124,3 @@ async def sleep_until(at_ns: int) -> None:
     """Until a moment of the monotonic clock; if it is closer than a timer is exact, only let others run."""
     remaining_ns = at_ns - time.monotonic_ns()
     await asyncio.sleep(remaining_ns / 1e9 if remaining_ns > _TIMER_SLACK_NS else 0)
-
-
-def in_step(engines: int, model: Model) -> Iterable[range]:
-    """The engines of a host as groups that run in step: all, or each by itself without experts."""
-    size = engines if model.expert_parallel else 1
-    return (range(first, first + size) for first in range(0, engines, size or 1))

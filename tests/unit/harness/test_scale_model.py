@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness.experiment import Cluster, Experiment, ExperimentError, Replay, Scale, Workload, load_profile
 from harness.scale_model import ScaleModel, figures_in_force, scale
-from hosts.compute import Piece, TimedCompute
+from hosts.compute import Piece, Prediction
 from workloads.models import MODELS, Model, find_model, kv_bytes_per_token
 
 PROFILE = load_profile("hopper-400g").replaced({"gpu_memory": 1000})  # every model fits one engine
@@ -67,8 +67,8 @@ def test_fewer_layers_keep_a_full_blocks_bytes_and_a_passes_time(model: Model, l
     assert abs(blocks_bytes[0] - blocks_bytes[1]) <= (layers + model.layers) / 2
     assert merged.engines == whole.engines
     pass_ns = [
-        TimedCompute(of.engines["prefill"], model).dilated_ns(
-            TimedCompute(of.engines["prefill"], model).forward_s(PASS)
+        Prediction(of.engines["prefill"], model).dilated_ns(
+            Prediction(of.engines["prefill"], model).forward_s(PASS)
         )
         for of in (whole, merged)
     ]

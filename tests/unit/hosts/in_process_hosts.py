@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hosts.agent import Agent
-from hosts.compute import TimedCompute
-from hosts.config import EngineConfig, Geometry, StorageConfig, TransportConfig
+from hosts.compute import Prediction
+from hosts.config import ComputeConfig, EngineConfig, Geometry, StorageConfig, TransportConfig
 from hosts.content import fill_blocks
 from hosts.protocol import (
     BeginRepetition,
@@ -62,7 +62,7 @@ def passes_of(seconds: float, **change: Any) -> EngineConfig:
     return engine(weight_bytes=seconds, hbm_bytes_per_s=1.0, **change)
 
 
-A_BLOCK_A_PASS = engine(compute_quota_s=TimedCompute.of(FAST).attention_s(0, GEOMETRY.block_tokens))
+A_BLOCK_A_PASS = engine(compute_quota_s=Prediction.of(FAST).attention_s(0, GEOMETRY.block_tokens))
 """Engines whose quota lets one block of a prompt pass at once, never more."""
 
 
@@ -79,6 +79,7 @@ def config(host: str, **change: Any) -> HostConfig:
             transport=TransportConfig("memory"),
             nics=(),
             engine=FAST,
+            compute=ComputeConfig(),
             fetch_interval_s=60.0,
             content_seed=SEED,
             verify_every=1,

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from in_process_hosts import FAST
 
-from hosts.compute import TimedCompute, timed
+from hosts.compute import Prediction, timed
+from hosts.compute.timed import TimedCompute
 from hosts.decode_group import DecodeGroup
 from workloads.models import find_model
 
@@ -29,7 +30,7 @@ def steps_without_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @dataclass(frozen=True)
-class NotedCompute(TimedCompute):
+class NotedPrediction(Prediction):
     """Notes the context lengths of every step: [step, engine, request]."""
 
     steps: list[list[list[int]]] = field(default_factory=list)
@@ -42,13 +43,13 @@ class NotedCompute(TimedCompute):
         return super().decode_step_s(contexts)
 
 
-def noted() -> NotedCompute:
-    return NotedCompute(FAST, find_model(FAST.model))
+def noted() -> NotedPrediction:
+    return NotedPrediction(FAST, find_model(FAST.model))
 
 
 @asynccontextmanager
-async def group_of(compute: TimedCompute, engines: int = 2) -> AsyncIterator[DecodeGroup]:
-    group = DecodeGroup(range(engines), compute)
+async def group_of(prediction: Prediction, engines: int = 2) -> AsyncIterator[DecodeGroup]:
+    group = DecodeGroup(range(engines), TimedCompute(prediction, engines, 1))
     try:
         yield group
     finally:

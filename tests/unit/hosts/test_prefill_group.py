@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from in_process_hosts import A_BLOCK_A_PASS, FAST, GEOMETRY, config, engine, order
 
-from hosts.compute import Piece, TimedCompute, in_step, timed
+from hosts.compute import Piece, Prediction, in_step, timed
+from hosts.compute.timed import TimedCompute
 from hosts.config import EngineConfig, TransportConfig
 from hosts.host import Host, open_host
 from hosts.prefill_group import PrefillGroup
@@ -32,11 +33,12 @@ class Engines:
     """A host's engines in their groups, and prompts for them whose KV need not move."""
 
     def __init__(self, host: Host) -> None:
-        self.host, self.compute = host, TimedCompute.of(host.config.engine)
+        self.host, self.prediction = host, Prediction.of(host.config.engine)
         self.passes: list[ForwardPass] = []
+        compute = TimedCompute(self.prediction, host.config.engines, host.config.geometry.layers)
         self.groups = [
-            PrefillGroup(host, engines, self.compute, self.passes)
-            for engines in in_step(host.config.engines, self.compute.model)
+            PrefillGroup(host, engines, compute, self.passes)
+            for engines in in_step(host.config.engines, self.prediction.model)
         ]
 
     async def prompt(self, cached_blocks: int, new_tokens: int) -> PromptKv:
@@ -56,7 +58,7 @@ class Engines:
         return await group.run(rank, kv)
 
     def pass_ns(self, *batches: list[Piece]) -> int:
-        return self.compute.dilated_ns(self.compute.forward_s(batches))
+        return self.prediction.dilated_ns(self.prediction.forward_s(batches))
 
 
 @asynccontextmanager
@@ -89,7 +91,7 @@ def test_a_pass_takes_the_slowest_engine_s_attention_and_a_share_of_the_experts(
             assert expected_ns < alone_ns < 2 * expected_ns  # the experts' work was shared, attention not
             [forward] = engines.passes
             assert forward.end_at_ns - forward.begin_at_ns >= expected_ns - 1_000_000
-            attention_s, dilated_ns = engines.compute.attention_s, engines.compute.dilated_ns
+            attention_s, dilated_ns = engines.prediction.attention_s, engines.prediction.dilated_ns
             assert forward.batches == (
                 EngineBatch(0, dilated_ns(attention_s(1600, 1000)), 1, 1000, 1600),
                 EngineBatch(1, dilated_ns(attention_s(16, 10) + attention_s(0, 5)), 2, 15, 16),
@@ -159,7 +161,7 @@ def test_what_comes_during_a_pass_waits_for_the_next_one() -> None:
 
 
 def test_a_prompt_beyond_the_quota_takes_several_passes_and_the_next_one_fills_the_last() -> None:
-    quota = engine(compute_quota_s=TimedCompute.of(FAST).attention_s(100, 32))
+    quota = engine(compute_quota_s=Prediction.of(FAST).attention_s(100, 32))
 
     async def run() -> None:
         async with engines_of(quota) as engines:
@@ -198,7 +200,7 @@ prompts = st.lists(
 def test_every_token_is_computed_once_and_every_engine_is_in_every_pass(
     asked: list[tuple[int, int, int]], quota_tokens: int
 ) -> None:
-    quota = engine(compute_quota_s=TimedCompute.of(FAST).attention_s(0, quota_tokens))
+    quota = engine(compute_quota_s=Prediction.of(FAST).attention_s(0, quota_tokens))
 
     async def run() -> None:
         async with engines_of(quota, engines=3) as engines:

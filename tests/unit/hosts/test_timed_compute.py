@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hosts.compute import CopyEngine, Piece, StageClock, TimedCompute, in_step, timed
+from hosts.compute import Piece, Prediction, in_step, timed
+from hosts.compute.timed import CopyEngine, StageClock
 from hosts.config import EngineConfig
 from workloads.models import ModelError, find_model, kv_bytes_per_token, prefill_flops
 
@@ -26,8 +27,8 @@ def compute(
     weight_bytes: float = 0,
     decode_overhead_s: float = 0,
     time_dilation: float = 1,
-) -> TimedCompute:
-    return TimedCompute.of(
+) -> Prediction:
+    return Prediction.of(
         EngineConfig(
             model=model,
             gpu_flops=FLOPS,
@@ -134,14 +135,9 @@ def standing_time() -> Iterator[list[int]]:
 def ends_of(stages: list[tuple[int, int]]) -> list[int]:
     """End of each stage (duration, arrival after the start), after the start."""
 
-    async def run() -> list[int]:
+    with standing_time():
         clock = StageClock()
-        return [await clock.stage(duration, START_NS + arrival) - START_NS for duration, arrival in stages]
-
-    with standing_time() as slept:
-        ends = asyncio.run(run())
-    assert slept == ends
-    return ends
+        return [clock.stage(duration, START_NS + arrival) - START_NS for duration, arrival in stages]
 
 
 def test_stages_follow_each_other_when_their_data_is_there() -> None:

@@ -1,0 +1,23 @@
+"""The compute back-ends by name; torch is imported only for who asks for it."""
+
+from __future__ import annotations
+
+from hosts.compute.base import Compute
+from hosts.compute.prediction import Prediction
+from hosts.compute.timed import TimedCompute
+from hosts.config import ComputeConfig, EngineConfig, Geometry
+
+
+def open_compute(
+    config: ComputeConfig, engine: EngineConfig, engines: int, geometry: Geometry, content_seed: int
+) -> Compute:
+    """``engines`` engines of one host, for KV of that geometry and content.
+
+    Raises ModelError for a model that is not known, `ComputeError` for a device that cannot be had.
+    """
+    prediction = Prediction.of(engine)
+    if config.kind == "timed":
+        return TimedCompute(prediction, engines, geometry.layers)
+    from hosts.compute.torch import open_torch
+
+    return open_torch(config, prediction, engines, geometry, content_seed)
