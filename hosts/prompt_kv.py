@@ -27,7 +27,7 @@ from hosts.transport import Connection, RemoteRegion, Strided
 from workloads.layout import from_ranges
 
 # Layers of the decode host's part on their way while one computes: hides a round trip a layer.
-_PREFETCH_LAYERS = 3
+_PREFETCH_LAYERS = 2
 _MAX_WRITES_IN_FLIGHT = 8
 _UNSAVED_BLOCK_ID = -1  # content id of a partially filled last block: never persisted, never shared
 
