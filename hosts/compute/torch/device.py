@@ -1,0 +1,164 @@
+"""The device that torch computes on: a GPU with its streams, or the CPU, which does everything at once."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+import torch
+
+from hosts.compute.base import ComputeError
+from hosts.config import DeviceKind
+
+
+class Mark(Protocol):
+    """A point in a lane's work."""
+
+    def wait(self) -> None:
+        """Until the lane has come there; blocks the thread."""
+
+    def ns_since(self, earlier: Mark) -> int:
+        """Nanoseconds between two points that were reached."""
+
+
+class Lane(Protocol):
+    """Work that a device does in order, beside that of other lanes: a CUDA stream."""
+
+    def entered(self) -> AbstractContextManager[object]:
+        """What torch is asked for inside goes to this lane."""
+
+    def mark(self) -> Mark:
+        """After all that the lane was given so far."""
+
+    def after(self, mark: Mark) -> None:
+        """What the lane is given from now on waits for ``mark``, another lane's."""
+
+    @property
+    def handle(self) -> int:
+        """The CUstream, for the driver's own functions."""
+
+
+class CudaLane:
+    """See `Lane`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+        self.handle = int(self._stream.cuda_stream)
+
+    def entered(self) -> AbstractContextManager[object]:
+        """See `Lane`."""
+        return torch.cuda.stream(self._stream)
+
+    def mark(self) -> CudaMark:
+        """See `Lane`."""
+        return CudaMark(self._stream)
+
+    def after(self, mark: Mark) -> None:
+        """See `Lane`."""
+        assert isinstance(mark, CudaMark)
+        self._stream.wait_event(mark.event)
+
+
+class CudaMark:
+    """See `Mark`. Waiting for it blocks in the driver, and does not spin."""
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self.event = torch.cuda.Event(enable_timing=True, blocking=True)
+        self.event.record(stream)
+
+    def wait(self) -> None:
+        """See `Mark`."""
+        self.event.synchronize()
+
+    def ns_since(self, earlier: Mark) -> int:
+        """See `Mark`."""
+        assert isinstance(earlier, CudaMark)
+        return round(earlier.event.elapsed_time(self.event) * 1e6)
+
+
+class CpuLane:
+    """See `Lane`: done when asked for, so all of them are one."""
+
+    handle = 0
+
+    def entered(self) -> AbstractContextManager[object]:
+        """See `Lane`."""
+        return nullcontext()
+
+    def mark(self) -> CpuMark:
+        """See `Lane`."""
+        return CpuMark()
+
+    def after(self, mark: Mark) -> None:
+        """It is past that already."""
+
+
+class CpuMark:
+    """See `Mark`."""
+
+    def __init__(self) -> None:
+        self._at_ns = time.perf_counter_ns()
+
+    def wait(self) -> None:
+        """It was reached when it was made."""
+
+    def ns_since(self, earlier: Mark) -> int:
+        """See `Mark`."""
+        assert isinstance(earlier, CpuMark)
+        return self._at_ns - earlier._at_ns
+
+
+def open_lane(device: torch.device) -> Lane:
+    """A new lane of ``device``."""
+    return CudaLane(device) if device.type == "cuda" else CpuLane()
+
+
+def find_devices(kind: DeviceKind, gpus: tuple[str, ...], engines: int) -> list[torch.device]:
+    """A device for every engine: ``gpus`` by index or UUID or, if none are named, the host's in turn.
+
+    Raises `ComputeError`.
+    """
+    if kind == "cpu":
+        return [torch.device("cpu")] * engines
+    found = _usable_gpus()
+    if not gpus:
+        return [torch.device("cuda", engine % found) for engine in range(engines)]
+    if len(gpus) < engines:
+        raise ComputeError(
+            f"compute: found {len(gpus)} GPUs for {engines} engines ({', '.join(gpus)}), expected one each: "
+            "list more gpus in the inventory, or set fewer engines"
+        )
+    by_name = {name: index for index in range(found) for name in _names(index)}
+    missing = [gpu for gpu in gpus if gpu.lower() not in by_name]
+    if missing:
+        raise ComputeError(
+            f"compute: torch sees no GPU {', '.join(missing)}, found {', '.join(sorted(by_name))}: correct "
+            "gpus in the inventory (index, UUID or PCI address), or CUDA_VISIBLE_DEVICES"
+        )
+    return [torch.device("cuda", by_name[gpu.lower()]) for gpu in gpus[:engines]]
+
+
+def _usable_gpus() -> int:
+    """How many GPUs torch can use; says why if it is none."""
+    if torch.version.cuda is None:
+        raise ComputeError(
+            f"compute: torch {torch.__version__} on this host is built without CUDA; expected a CUDA build: "
+            "install one that fits the driver, or set compute.device = 'cpu'"
+        )
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:  # no driver, one too old for this build, or no device
+        raise ComputeError(
+            f"compute: torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use a GPU: "
+            f"{str(error).splitlines()[0]}: update the driver, install a torch build for it, or set "
+            "compute.device = 'cpu'"
+        ) from error
+    return int(torch.cuda.device_count())
+
+
+def _names(index: int) -> tuple[str, ...]:
+    """What a GPU is called: its index, UUID (also as nvidia-smi writes it) and PCI address."""
+    found = torch.cuda.get_device_properties(index)
+    pci = f"{found.pci_domain_id:04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0"
+    return str(index), str(found.uuid), f"gpu-{found.uuid}", pci
