@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -10,16 +10,24 @@ from typing import Any
 import msgspec
 
 from harness.control import AgentHandle
+from harness.experiment import Compute
 from harness.preparation import Preparation
 from harness.scale_model import figures_in_force
 from harness.sites.base import Site
-from hosts.config import CacheMode
+from hosts.config import CacheMode, ComputeKind
 
-_NOT_EMULATED = (
-    "GPU compute is timed by a FLOP model, not executed",
-    "copies between host memory and HBM are timed at the compute NIC's rate, and use none of it",
-    "a host's compute NICs are one NIC of their total rate",
-)
+_COMPUTE: dict[ComputeKind, tuple[str, ...]] = {
+    "timed": (
+        "GPU compute is timed by a FLOP model, not executed",
+        "copies between host memory and HBM are timed at the compute NIC's rate, and use none of it",
+    ),
+    "torch": (
+        "GPU compute is kernels of the model's shapes by torch, with random weights, no collectives",
+        "KV goes between host memory and HBM by the GPU's own copy engines, not through the NIC",
+    ),
+}
+_ON_THE_CPU = "what is computed, the CPU computes: times are no GPU's"
+_ONE_NIC = "a host's compute NICs are one NIC of their total rate"
 _CACHES: dict[CacheMode, str] = {"page": "page cache", "direct": "bypassed (O_DIRECT)"}
 
 
@@ -75,7 +83,7 @@ def circumstances(preparation: Preparation, ground: Mapping[str, Any]) -> dict[s
             **ground,
             "storage_cache": _CACHES[experiment.storage.cache],
             "transport": experiment.transport.kind,
-            "labels": [*_NOT_EMULATED, *ground["labels"]],
+            "labels": [*_compute_labels(experiment.compute), _ONE_NIC, *ground["labels"]],
         },
         "ceilings": {},
         "attempts": [],
@@ -84,6 +92,11 @@ def circumstances(preparation: Preparation, ground: Mapping[str, Any]) -> dict[s
         "online": {} if online else None,
         "warnings": list(preparation.warnings),
     }
+
+
+def _compute_labels(compute: Compute) -> Sequence[str]:
+    on_the_cpu = compute.kind == "torch" and compute.device == "cpu"
+    return (*_COMPUTE[compute.kind], _ON_THE_CPU) if on_the_cpu else _COMPUTE[compute.kind]
 
 
 def _changes(provenance: Mapping[str, str]) -> list[str]:

@@ -147,7 +147,7 @@ class Preparation:
             buffer_pages="base" if storage_host else transport.buffer_pages,
             nics=tuple(NicConfig(nic.name, nic.network, shaped_classes(nic)) for nic in host.nics),
             engine=scale.engines["decode" if host.role == "decode" else "prefill"],
-            compute=ComputeConfig(),
+            compute=self._compute(host),
             fetch_interval_s=self.fetch_interval_s,
             content_seed=int(self.trace.sha256[:15], 16),
             verify_every=measurement.verify_every,
@@ -155,6 +155,13 @@ class Preparation:
             turn_timeout_s=measurement.deadline_s,
             claim=site.claim,
         )
+
+    def _compute(self, host: SiteHost) -> ComputeConfig:
+        """What computes on ``host``; a storage host needs nothing for it."""
+        compute = self.experiment.compute
+        if host.role == "storage":
+            return ComputeConfig()
+        return ComputeConfig(compute.kind, compute.device, host.gpus, self.scale.expert_engines[host.role])
 
     def cluster_spec(self) -> ClusterSpec:
         """The emulated cluster that this takes; raises ExperimentError if there can be none."""

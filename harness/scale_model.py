@@ -25,7 +25,8 @@ from workloads.models import Model, kv_bytes_per_token
 class ScaleModel:
     """Everything hosts are told about sizes and speeds, in emulated units unless named real.
 
-    ``engines`` says what an engine of each role can do, in real units: agents dilate time themselves.
+    ``engines`` says what an engine of each role can do, in real units: agents dilate time themselves;
+    ``expert_engines`` how many of them share the experts.
     """
 
     bytes_divisor: float
@@ -37,6 +38,7 @@ class ScaleModel:
     compute_nic_bytes_per_s: float
     buffer_bytes: dict[Role, int]
     engines: dict[Role, EngineConfig]
+    expert_engines: dict[Role, int]
 
     @property
     def rate_divisor(self) -> float:
@@ -73,6 +75,10 @@ def scale(experiment: Experiment, profile: HardwareProfile, model: Model, block_
         )
     divisor, dilation = real_bytes / scaled, experiment.scale.time_dilation
     engines = int(profile.engines_per_host.value)
+    of_role: dict[Role, int] = {
+        "prefill": experiment.cluster.prefill_hosts * engines,
+        "decode": experiment.cluster.decode_hosts * engines,
+    }
     return ScaleModel(
         bytes_divisor=divisor,
         time_dilation=dilation,
@@ -85,10 +91,8 @@ def scale(experiment: Experiment, profile: HardwareProfile, model: Model, block_
             "prefill": int(profile.prefill_buffer.value * 1e9 / divisor),
             "decode": int(profile.decode_buffer.value * 1e9 / divisor),
         },
-        engines={
-            "prefill": _engine(experiment, profile, model, experiment.cluster.prefill_hosts * engines),
-            "decode": _engine(experiment, profile, model, experiment.cluster.decode_hosts * engines),
-        },
+        engines={role: _engine(experiment, profile, model, count) for role, count in of_role.items()},
+        expert_engines=of_role,
     )
 
 

@@ -142,7 +142,12 @@ class Agent:
         self._telemetry = Telemetry(nics, host.storage, config.telemetry_interval_s)
         self._resources.push_async_callback(self._telemetry.close)
         compute = open_compute(
-            config.compute, config.engine, config.engines, config.geometry, config.content_seed
+            config.compute,
+            config.engine,
+            config.engines,
+            config.geometry,
+            config.content_seed,
+            host.arena.view,
         )
         self._resources.push_async_callback(compute.close)
         self._prefill = PrefillService(

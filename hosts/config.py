@@ -31,7 +31,6 @@ ReadEngine = Literal["io_uring", "threads", "nixl"]
 TransportKind = Literal["tcp", "verbs", "nixl", "memory"]
 ComputeKind = Literal["timed", "torch"]
 DeviceKind = Literal["cuda", "cpu"]
-CopyKind = Literal["cuda", "nic"]
 
 
 class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -139,14 +138,12 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What computes: ``timed`` waits by the engine's figures, ``torch`` runs kernels on ``device``.
 
-    ``gpus`` (index or UUID) are the engines' in their order; without them, the host's GPUs in turn. ``copy``
-    says how KV gets between host memory and HBM: by the GPU's copy engines, or through the NIC (paper 5.1).
-    Experts are spread over ``expert_engines`` engines.
+    ``gpus`` (index, UUID or PCI address) are the engines' in their order; without them, the host's GPUs in
+    turn. Experts are spread over ``expert_engines`` engines.
     """
 
     kind: ComputeKind = "timed"
     device: DeviceKind = "cuda"
-    copy: CopyKind = "cuda"
     gpus: tuple[str, ...] = ()
     expert_engines: int = 1
 

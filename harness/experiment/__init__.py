@@ -9,6 +9,7 @@ from harness.experiment.files import load_experiment, load_profile, shipped_expe
 from harness.experiment.profile import Figure, HardwareProfile
 from harness.experiment.sections import (
     Cluster,
+    Compute,
     Deadlines,
     Experiment,
     Measurement,
@@ -26,6 +27,7 @@ from harness.experiment.toml import encode as to_toml
 
 __all__ = [
     "Cluster",
+    "Compute",
     "Deadlines",
     "Experiment",
     "ExperimentError",

@@ -16,6 +16,7 @@ def problems(experiment: Experiment) -> Iterator[str]:
     yield from _check_policies(experiment)
     yield from _check_arrivals(experiment)
     yield from _check_classes(experiment)
+    yield from _check_compute(experiment)
 
 
 def _check_workload(experiment: Experiment) -> Iterator[str]:
@@ -81,3 +82,23 @@ def _check_classes(experiment: Experiment) -> Iterator[str]:
     for name in get_args(TrafficClass):
         if name not in experiment.transport.classes:
             yield f"transport.classes: found no '{name}', expected how both classes are marked"
+
+
+def _check_compute(experiment: Experiment) -> Iterator[str]:
+    """Kernels take their own time and have the model's layers: neither can be scaled."""
+    if experiment.compute.kind == "timed":
+        return
+    for key, found in (
+        ("time_dilation", experiment.scale.time_dilation),
+        ("layers_divisor", experiment.scale.layers_divisor),
+    ):
+        if found != 1:
+            yield (
+                f"scale.{key}: found {found:g} beside compute.kind = 'torch', expected 1: kernels take the "
+                "time that they take, a layer at a time"
+            )
+    if experiment.scale.bytes_divisor < 1:
+        yield (
+            f"scale.bytes_divisor: found {experiment.scale.bytes_divisor:g} beside compute.kind = 'torch', "
+            "expected at least 1: no more is moved than a Layer Block has"
+        )

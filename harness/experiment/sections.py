@@ -12,6 +12,8 @@ from msgspec.structs import force_setattr
 from hosts.config import (
     CacheMode,
     ClassMark,
+    ComputeKind,
+    DeviceKind,
     PageKind,
     ReadEngine,
     TrafficClass,
@@ -155,6 +157,15 @@ class Transport(Section, frozen=True):
     verbs: VerbsConfig = VerbsConfig()
 
 
+class Compute(Section, frozen=True):
+    """What stands for the engines: ``timed`` waits as long as the profile's GPU would take; ``torch`` runs
+    kernels of the model's shapes on the hosts' GPUs (``device``, which for tests may be ``cpu``), with KV in
+    their memory."""
+
+    kind: ComputeKind = "timed"
+    device: DeviceKind = "cuda"
+
+
 class Measurement(Section, frozen=True):
     """``policies`` are policies or ``[variants.NAME]`` by name and alternate A B B A. Their first one is the
     ``baseline`` and their last one the ``contender`` unless named. ``deadline_s`` bounds the whole run
@@ -197,6 +208,7 @@ class Experiment(Section, frozen=True):
     description: str = ""
     storage: Storage = Storage()
     transport: Transport = Transport()
+    compute: Compute = Compute()
     request_scheduler: SchedulerConstants = SchedulerConstants()
     variants: dict[str, Variant] = {}
     measurement: Measurement = Measurement()

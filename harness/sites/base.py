@@ -33,7 +33,8 @@ class SiteHost:
 
     ``argv`` makes the command that runs one of our modules there, with its arguments; ``bind_address`` is
     where its transport listens.
-    ``rdma`` names the RDMA port to use: (device, port, GID index), None to find it by the address.
+    ``rdma`` names the RDMA port to use: (device, port, GID index), None to find it by the address. ``gpus``
+    are its engines', where they are known.
     """
 
     name: str
@@ -44,6 +45,7 @@ class SiteHost:
     storage: StorageAccess
     compute_pace_bytes_per_s: float = 0.0
     rdma: tuple[str, int, int] | None = None
+    gpus: tuple[str, ...] = ()
 
 
 class Watched(NamedTuple):

@@ -137,6 +137,7 @@ def _host(
             url=f"{place.url.rstrip('/')}/{name}" if place.url else "",
         ),
         rdma=_rdma(host, facts),
+        gpus=host.gpus,
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hosts.compute.base import Compute
 from hosts.compute.prediction import Prediction
 from hosts.compute.timed import TimedCompute
@@ -9,9 +12,14 @@ from hosts.config import ComputeConfig, EngineConfig, Geometry
 
 
 def open_compute(
-    config: ComputeConfig, engine: EngineConfig, engines: int, geometry: Geometry, content_seed: int
+    config: ComputeConfig,
+    engine: EngineConfig,
+    engines: int,
+    geometry: Geometry,
+    content_seed: int,
+    host_memory: NDArray[np.uint8],
 ) -> Compute:
-    """``engines`` engines of one host, for KV of that geometry and content.
+    """``engines`` engines of one host, for KV of that geometry and content, which lies in ``host_memory``.
 
     Raises ModelError for a model that is not known, `ComputeError` for a device that cannot be had.
     """
@@ -20,4 +28,4 @@ def open_compute(
         return TimedCompute(prediction, engines, geometry.layers)
     from hosts.compute.torch import open_torch
 
-    return open_torch(config, prediction, engines, geometry, content_seed)
+    return open_torch(config, prediction, engines, geometry, content_seed, host_memory)

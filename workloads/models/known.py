@@ -80,6 +80,44 @@ _GPT_OSS_120B = Model(
     experts=Experts(routed=128, active=4, shared=0, intermediate=2880, weight_element_bytes=4.25 / 8),
 )
 
+_MADE_UP = "made up, for tests and machines without a GPU: nobody's model"
+
+_TOY_LATENT = Model(
+    name="toy-latent",
+    source=_MADE_UP,
+    hidden=128,
+    vocabulary=512,
+    weight_element_bytes=1,
+    attention=(
+        (
+            4,
+            LatentAttention(
+                heads=4,
+                q_lora_rank=64,
+                kv_lora_rank=128,
+                rope_dim=16,
+                nope_dim=16,
+                value_dim=16,
+                indexer=Indexer(heads=4, dim=16, top_k=64),
+            ),
+        ),
+    ),
+    dense_layers=1,
+    dense_intermediate=256,
+    experts=Experts(routed=8, active=2, shared=1, intermediate=64, weight_element_bytes=1),
+)
+
+_TOY_GROUPED = Model(
+    name="toy-grouped",
+    source=_MADE_UP,
+    hidden=128,
+    vocabulary=512,
+    weight_element_bytes=2,
+    attention=((4, GroupedQueryAttention(query_heads=4, kv_heads=2, head_dim=32, kv_element_bytes=2)),),
+    dense_layers=4,
+    dense_intermediate=256,
+)
+
 MODELS = {
     model.name: model
     for model in (
@@ -89,6 +127,8 @@ MODELS = {
         _QWEN2_5_32B,
         _QWEN3_235B_A22B,
         _GPT_OSS_120B,
+        _TOY_LATENT,
+        _TOY_GROUPED,
     )
 }
 

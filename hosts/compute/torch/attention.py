@@ -29,8 +29,8 @@ class AttentionLayer(Protocol):
     """One kind of attention with its weights."""
 
     def __call__(self, hidden: torch.Tensor, entries: Sequence[tuple[torch.Tensor, int]]) -> torch.Tensor:
-        """``hidden`` [tokens, hidden] of a batch; for every request its KV entries [cached + new, entry_bytes]
-        uint8 and its number of new tokens, which are the last ones. Returns [tokens, hidden]."""
+        """``hidden`` is [tokens, hidden] of a batch; ``entries`` are each request's KV [cached + new,
+        entry_bytes], uint8, and how many new tokens it has, the last ones. Gives [tokens, hidden]."""
 
 
 def attention_layer(kind: Attention, hidden: int, device: torch.device) -> AttentionLayer:
@@ -171,9 +171,7 @@ class Latent:
         assert self._sparse is not None
         new = len(queries)
         top_k = min(self._sparse.kind.top_k, len(keys))
-        row_bytes = max(
-            top_k * keys.shape[1] * keys.element_size(), self._sparse.row_bytes(len(keys))
-        )
+        row_bytes = max(top_k * keys.shape[1] * keys.element_size(), self._sparse.row_bytes(len(keys)))
         attended = []
         at_once = _rows_at_once(row_bytes)
         for first in range(0, new, at_once):

@@ -48,7 +48,8 @@ class CudaLane:
 
     def entered(self) -> AbstractContextManager[object]:
         """See `Lane`."""
-        return torch.cuda.stream(self._stream)
+        entered: AbstractContextManager[object] = torch.cuda.stream(self._stream)
+        return entered
 
     def mark(self) -> CudaMark:
         """See `Lane`."""
@@ -74,7 +75,7 @@ class CudaMark:
     def ns_since(self, earlier: Mark) -> int:
         """See `Mark`."""
         assert isinstance(earlier, CudaMark)
-        return round(earlier.event.elapsed_time(self.event) * 1e6)
+        return int(earlier.event.elapsed_time(self.event) * 1e6)
 
 
 class CpuLane:

@@ -1,0 +1,55 @@
+"""Decode steps: every layer's attention over the resident KV of each request, and its share of the MLPs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from hosts.compute.base import Decoding
+from hosts.compute.torch.device import Mark
+from hosts.compute.torch.engine import Engine
+from hosts.compute.torch.residence import Residence
+
+
+class TorchDecode:
+    """See `DecodeSteps`."""
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self._engines = engines
+
+    async def step(self, batches: Sequence[Sequence[Decoding]]) -> None:
+        """See `DecodeSteps`."""
+        requests = -(-sum(map(len, batches)) // len(self._engines))
+        asked = [
+            engine.ask(partial(_step, engine, batch, requests))
+            for engine, batch in zip(self._engines, batches, strict=True)
+        ]
+        for engine, mark in zip(
+            self._engines, await asyncio.gather(*map(asyncio.wrap_future, asked)), strict=True
+        ):
+            await engine.wait(mark)
+
+
+def _step(engine: Engine, batch: Sequence[Decoding], share: int) -> Mark:
+    """One step: attention of the engine's ``batch``, MLPs and head of its ``share`` of all requests."""
+    memory = engine.memory
+    with engine.computing.entered():
+        slots = [_slots(engine, request) for request in batch]
+        for layer in range(memory.layers):
+            entries = [
+                (memory.entries(its[layer % len(its)], request.context_tokens + 1), 1)
+                for request, its in zip(batch, slots, strict=True)
+            ]
+            engine.layers.compute(layer, entries, share)
+        engine.layers.finish(share)
+        return engine.computing.mark()
+
+
+def _slots(engine: Engine, request: Decoding) -> torch.Tensor:
+    """[layers, blocks, slot_bytes]; of a request whose KV was not moved, one layer's that stands for all."""
+    if isinstance(request.resident, Residence):
+        return request.resident.slots
+    return engine.memory.empty(1, engine.memory.blocks_of(request.context_tokens + 1))

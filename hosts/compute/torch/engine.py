@@ -1,0 +1,66 @@
+"""One engine: a device's kernels, KV memory and lanes, and the thread that gives them work.
+
+Asking a GPU for a layer takes about a millisecond of Python: it is done in a thread of the engine's own, so
+that the agent's event loop stays free. Another one waits for the GPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+from hosts.compute.base import ComputeError
+from hosts.compute.torch.device import Mark, open_lane
+from hosts.compute.torch.kv import KvMemory
+from hosts.compute.torch.layers import Layers
+
+_T = TypeVar("_T")
+
+
+class Engine:
+    """``number`` of its host. Copies to the device, computing and copies back are lanes beside each other."""
+
+    def __init__(self, number: int, layers: Layers, memory: KvMemory) -> None:
+        self.number, self.layers, self.memory = number, layers, memory
+        device = memory.device
+        self.copy_in, self.computing, self.copy_out = (open_lane(device) for _ in range(3))
+        self._asking = ThreadPoolExecutor(1, f"engine {number}")
+        self._waiting = ThreadPoolExecutor(1, f"engine {number} waits")
+
+    def ask(self, work: Callable[[], _T]) -> Future[_T]:
+        """Let the engine's thread give work to the device, in the order of asking."""
+        return self._asking.submit(partial(_without_gradients, self.memory.device, work))
+
+    async def wait(self, mark: Mark) -> None:
+        """Until the device has come to ``mark``."""
+        await asyncio.wrap_future(self._waiting.submit(mark.wait))
+
+    async def idle(self) -> None:
+        """Until nothing that was asked for is under way, also while being cancelled."""
+        lanes = (self.copy_in, self.computing, self.copy_out)
+        marks = self.ask(lambda: [lane.mark() for lane in lanes])
+        for mark in await asyncio.shield(asyncio.wrap_future(marks)):
+            await asyncio.shield(asyncio.wrap_future(self._waiting.submit(mark.wait)))
+
+    def close(self) -> None:
+        """End the threads, when what was asked for is done."""
+        self._asking.shutdown()
+        self._waiting.shutdown()
+
+
+def _without_gradients(device: torch.device, work: Callable[[], _T]) -> _T:
+    try:
+        with torch.inference_mode():
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+            return work()
+    except torch.OutOfMemoryError as error:
+        raise ComputeError(
+            f"{device}: out of memory: {str(error).splitlines()[0]}: replay shorter contexts, give the "
+            "engine less KV (cluster.replace.gpu_memory_share), or free the GPU (nvidia-smi shows who has it)"
+        ) from error

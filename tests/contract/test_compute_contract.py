@@ -1,0 +1,227 @@
+"""What every compute back-end does with KV and its engines; torch on the CPU and on any GPU."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hosts.compute import Chunk, Compute, Piece, ResidentKv, open_compute
+from hosts.config import ComputeConfig, DeviceKind, EngineConfig, Geometry
+from hosts.content import fill_blocks, salts
+from hosts.memory import mapped
+
+MODELS = ("toy-latent", "toy-grouped")
+GEOMETRY = Geometry(layers=4, block_tokens=16, layer_block_bytes=100)
+SEED = 11
+ENGINE = EngineConfig(
+    model="",
+    gpu_flops=1e12,
+    hbm_bytes_per_s=1e12,
+    copy_bytes_per_s=1e9,
+    weight_bytes=0,
+    kv_hbm_bytes=1e9,
+    decode_overhead_s=0,
+    compute_quota_s=1,
+    time_dilation=1,
+)
+
+
+def missing(kind: str) -> str:
+    """Why a back-end cannot be tested here; empty if it can."""
+    if kind == "timed":
+        return ""
+    if importlib.util.find_spec("torch") is None:
+        return "torch is not installed here (tox -e torch installs it)"
+    if kind == "torch on a GPU":
+        import torch
+
+        if not torch.cuda.is_available():
+            return "GPU: torch finds none here"
+    return ""
+
+
+@pytest.fixture(params=["timed", "torch on the CPU", "torch on a GPU"])
+def kind(request: pytest.FixtureRequest) -> str:
+    name = str(request.param)
+    if reason := missing(name):
+        pytest.skip(reason)
+    return name
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class BufferedKv:
+    """See `PassKv`: a prompt of whole cached blocks and new tokens in a page-aligned buffer."""
+
+    def __init__(self, first_id: int, cached_blocks: int, new_blocks: int, moves: bool = True) -> None:
+        self.moves, self.cached_blocks = moves, cached_blocks
+        self.ids = np.arange(first_id, first_id + cached_blocks + new_blocks)
+        nbytes = len(self.ids) * GEOMETRY.full_block_bytes
+        self.blocks = mapped(nbytes, "base")[:nbytes].reshape(len(self.ids), GEOMETRY.full_block_bytes)
+        self.blocks[:] = 0xAA
+        fill_blocks(self.blocks[:cached_blocks], SEED, self.ids[:cached_blocks])
+        self.copied_tokens = cached_blocks * GEOMETRY.block_tokens if moves else 0
+
+    def cached_rows(self, layer: int) -> Sequence[NDArray[np.uint8]]:
+        half = self.cached_blocks // 2
+        rows = self._rows(layer)
+        return rows[:half], rows[half : self.cached_blocks]
+
+    def new_rows(self, layer: int) -> NDArray[np.uint8]:
+        return self._rows(layer)[self.cached_blocks :]
+
+    def new_salts(self) -> NDArray[np.uint64]:
+        return salts(SEED, self.ids[self.cached_blocks :])
+
+    def fill_new(self) -> None:
+        if self.moves:
+            fill_blocks(self.blocks[self.cached_blocks :], SEED, self.ids[self.cached_blocks :])
+
+    def chunk(self, new_tokens: int, resident: ResidentKv | None = None) -> Chunk:
+        return Chunk(Piece(self.cached_blocks * GEOMETRY.block_tokens, new_tokens), self, resident)
+
+    def expected(self) -> NDArray[np.uint8]:
+        made = np.empty_like(self.blocks)
+        fill_blocks(made, SEED, self.ids)
+        return made
+
+    def _rows(self, layer: int) -> NDArray[np.uint8]:
+        width = GEOMETRY.layer_block_bytes
+        return self.blocks[:, layer * width : (layer + 1) * width]
+
+
+@dataclass
+class Request:
+    """See `Decoding`."""
+
+    context_tokens: int
+    resident: ResidentKv | None
+
+
+@asynccontextmanager
+async def opened(kind: str, model: str, engines: int = 2) -> AsyncIterator[Compute]:
+    device: DeviceKind = "cuda" if kind.endswith("GPU") else "cpu"
+    config = ComputeConfig(kind="timed" if kind == "timed" else "torch", device=device, expert_engines=2)
+    engine = EngineConfig(**{**{f: getattr(ENGINE, f) for f in ENGINE.__struct_fields__}, "model": model})
+    compute = open_compute(config, engine, engines, GEOMETRY, SEED, mapped(1 << 16, "base"))
+    try:
+        yield compute
+    finally:
+        await compute.close()
+
+
+async def whole_pass(
+    compute: Compute, batches: Sequence[Sequence[Chunk]], layerwise: bool = True, engines: int = 2
+) -> int:
+    """All layers of a pass, as a group of engines gives them; what its computing took."""
+    async with compute.forward(range(engines), batches, layerwise) as forward:
+        for layer in range(GEOMETRY.layers):
+            forward.begin(layer, 0)
+            if layer:
+                await forward.computed(layer - 1)
+        await forward.computed(GEOMETRY.layers - 1)
+    return forward.compute_ns
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 60))
+
+
+def test_a_pass_puts_every_layer_s_new_kv_into_host_memory(kind: str, model: str) -> None:
+    async def test() -> None:
+        first, second = BufferedKv(0, 5, 2), BufferedKv(100, 0, 3)
+        async with opened(kind, model) as compute:
+            took_ns = await whole_pass(compute, [[first.chunk(20), second.chunk(48)], []])
+        assert took_ns > 0
+        for kv in (first, second):
+            assert np.array_equal(kv.blocks, kv.expected())
+
+    run(test())
+
+
+def test_a_layer_s_new_kv_is_there_when_it_is_computed(kind: str, model: str) -> None:
+    async def test() -> None:
+        kv = BufferedKv(7, 3, 1)
+        async with (
+            opened(kind, model) as compute,
+            compute.forward(range(2), [[kv.chunk(9)], []], True) as forward,
+        ):
+            for layer in range(GEOMETRY.layers):
+                forward.begin(layer, 0)
+                await forward.computed(layer)
+                end = (layer + 1) * GEOMETRY.layer_block_bytes
+                assert np.array_equal(kv.blocks[:, :end], kv.expected()[:, :end])
+
+    run(test())
+
+
+def test_a_turn_that_moves_nothing_is_computed_all_the_same(kind: str, model: str) -> None:
+    async def test() -> None:
+        still = BufferedKv(0, 4, 1, moves=False)
+        before = still.blocks.copy()
+        async with opened(kind, model) as compute:
+            assert await whole_pass(compute, [[], [still.chunk(16)]]) > 0
+            await compute.decode(range(2)).step([[Request(80, None)], []])
+        assert np.array_equal(still.blocks, before)
+
+    run(test())
+
+
+def test_without_layerwise_prefill_the_kv_is_loaded_before_and_freed_after(kind: str, model: str) -> None:
+    async def test() -> None:
+        kv = BufferedKv(3, 6, 2)
+        async with opened(kind, model) as compute:
+            resident = await compute.load(0, kv, 8 * GEOMETRY.block_tokens)
+            await whole_pass(compute, [[kv.chunk(30, resident)], []], layerwise=False)
+            resident.free()
+            resident.free()
+        assert np.array_equal(kv.blocks, kv.expected())
+
+    run(test())
+
+
+def test_requests_decode_over_what_was_loaded_and_over_nothing(kind: str, model: str) -> None:
+    async def test() -> None:
+        kv = BufferedKv(3, 6, 0)
+        async with opened(kind, model) as compute:
+            request = Request(6 * GEOMETRY.block_tokens, await compute.load(1, kv, 7 * GEOMETRY.block_tokens))
+            steps = compute.decode(range(2))
+            for _ in range(3):
+                await steps.step([[], [request, Request(40, None)]])
+                request.context_tokens += 1
+
+    run(test())
+
+
+def test_after_an_early_end_nobody_touches_host_memory(kind: str, model: str) -> None:
+    async def test() -> None:
+        kv = BufferedKv(0, 64, 8)
+        async with opened(kind, model) as compute:
+
+            async def given_up() -> None:
+                async with compute.forward(range(2), [[kv.chunk(128)], []], True) as forward:
+                    forward.begin(0, 0)
+                    forward.begin(1, 0)
+                    await asyncio.Event().wait()
+
+            task = asyncio.create_task(given_up())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.wait([task])
+            kv.blocks[:] = 0x55
+            await whole_pass(compute, [[BufferedKv(500, 1, 1).chunk(5)], []])
+            assert (kv.blocks == 0x55).all()
+
+    run(test())
