@@ -16,7 +16,7 @@ from rich.table import Table
 from harness import interrupts, run_cli
 from harness.bench.cli import bench
 from harness.bench.peers import PeerToolError
-from harness.calibration.cli import calibrate_command
+from harness.calibration.cli import calibrate_commands
 from harness.cluster import ClusterError, cleanup
 from harness.console import JsonOption, error_line, out, print_json
 from harness.experiment import ExperimentError, load_experiment, shipped_experiments
@@ -29,6 +29,7 @@ from harness.run import DeadlineError
 from harness.run_store import RunDirectoryError, RunStoreError
 from harness.sites.rack_cleanup import prune, remove_on_hosts
 from harness.traces_cli import traces
+from hosts.compute import ComputeError
 from hosts.device_memory import DeviceMemoryError
 from hosts.storage import StorageError
 from hosts.transport import TransferError
@@ -65,6 +66,7 @@ _TESTBED_ERRORS = (
     TransferError,
     StorageError,
     DeviceMemoryError,
+    ComputeError,
 )
 
 
@@ -83,9 +85,7 @@ app.command(
 )(run_cli.run)
 app.command(epilog="Example: `dualpath demo`")(run_cli.demo)
 app.command(epilog="Example: `dualpath report runs/demo-20260101-120000`")(run_cli.report)
-app.command(
-    "calibrate", epilog="Example: `dualpath calibrate io_bound_1p2d --inventory rack.toml --seconds 5`"
-)(calibrate_command)
+app.add_typer(calibrate_commands)
 
 
 @app.command(epilog="Example: `dualpath experiments`")

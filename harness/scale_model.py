@@ -111,6 +111,13 @@ def _engine(
             f"{weight_bytes / 1e9:.1f} GB of {model.name}'s weights; expected more than "
             f"{math.ceil(weight_bytes / 1e9 / share)} GB: {more_hosts}set cluster.replace.gpu_memory"
         )
+    kernels = profile.kernels.get(model.name)
+    if kernels is not None and model.expert_parallel and kernels.expert_engines != engines_of_role:
+        raise ExperimentError(
+            f"profile kernels of {model.name}: found measured with the experts over {kernels.expert_engines} "
+            f"engines, but this experiment has {engines_of_role} engines of a role; expected as many: repeat "
+            f"'dualpath calibrate compute --engines {engines_of_role}', or use another profile"
+        )
     return EngineConfig(
         model=model.name,
         gpu_flops=profile.gpu_peak.value * 1e12 * profile.gpu_efficiency.value,
@@ -121,6 +128,7 @@ def _engine(
         decode_overhead_s=profile.decode_overhead.value / 1e3,
         compute_quota_s=experiment.request_scheduler.compute_quota_s,
         time_dilation=experiment.scale.time_dilation,
+        kernels=None if kernels is None else kernels.times,
     )
 
 

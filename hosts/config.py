@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from hosts.kernel_times import KernelTimes
+
 Network = Literal["management", "storage", "compute"]
 TrafficClass = Literal["low", "high"]
 PageKind = Literal["base", "transparent", "hugetlb"]
@@ -121,7 +123,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``gpu_flops`` is its effective rate; ``hbm_bytes_per_s`` bounds what reads weights and KV;
     ``copy_bytes_per_s`` is host memory to HBM and back, through its compute NIC (paper 5.1).
     ``weight_bytes`` lie in its HBM, ``kv_hbm_bytes`` are left for KV. ``compute_quota_s`` bounds a
-    forward pass's predicted attention time (6.2).
+    forward pass's predicted attention time (6.2). With ``kernels``, as measured on such an engine, times are
+    predicted from them; without, from FLOPs and bytes over these rates.
     """
 
     model: str
@@ -133,6 +136,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decode_overhead_s: float
     compute_quota_s: float
     time_dilation: float
+    kernels: KernelTimes | None = None
 
 
 class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from harness.scale_model import ScaleModel
 from hosts.bench.phases import Burst, BurstCycle
-from hosts.compute import Piece, Prediction
+from hosts.compute import Piece, prediction_of
 from workloads.models import Model
 
 _FP8_BYTES, _BF16_BYTES = 1, 2
@@ -45,7 +45,7 @@ def layer_bursts(
         real_bytes["dispatch"] = activations * reached * _FP8_BYTES
         real_bytes["combine"] = activations * reached * _BF16_BYTES
     engine = scale.engines["prefill"]
-    forward_s = Prediction(engine, model).forward_s([[Piece(context_tokens, batch_tokens)]])
+    forward_s = prediction_of(engine).forward_s([[Piece(context_tokens, batch_tokens)]])
     gap_s = forward_s / model.layers / _BURSTS_PER_LAYER * scale.time_dilation
     sizes = {name: max(1, round(nbytes / scale.bytes_divisor)) for name, nbytes in real_bytes.items()}
     nic = scale.compute_nic_bytes_per_s

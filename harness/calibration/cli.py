@@ -1,25 +1,53 @@
-"""``dualpath calibrate``."""
+"""``dualpath calibrate``: paths, which is what it does unless asked for something else, and compute."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
+from typer.core import TyperGroup
 
 from harness import interrupts
+from harness.calibration.compute import ComputePlan, calibrate_compute
+from harness.calibration.kernels_table import kernels_remarks, kernels_table
 from harness.calibration.measure import calibrate
 from harness.calibration.result import calibration_file, save
 from harness.calibration.table import remarks, storage_table, transfer_table
 from harness.console import JsonOption, out, print_json
-from harness.experiment import load_experiment
+from harness.experiment import load_experiment, load_profile, to_toml
 from harness.grounds import InventoryOption, ModeOption, ground_of
 from harness.progress import RunProgress
+from hosts.config import DeviceKind
+from workloads.models import find_model
 
 
-def calibrate_command(
+class _PathsUnlessNamed(TyperGroup):
+    """So that ``dualpath calibrate EXPERIMENT`` measures paths."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, "--help", "-h"):
+            args = ["paths", *args]
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
+
+
+calibrate_commands = typer.Typer(
+    name="calibrate",
+    cls=_PathsUnlessNamed,
+    help="Measure what paths carry and what kernels take: ceilings, and times that runs are judged by.",
+    epilog="`dualpath calibrate EXPERIMENT` is `dualpath calibrate paths EXPERIMENT`.",
+)
+
+
+@calibrate_commands.command(
+    "paths", epilog="Example: `dualpath calibrate io_bound_1p2d --inventory rack.toml --seconds 5`"
+)
+def paths_command(
     experiment: Annotated[
         str, typer.Argument(help="Whose reads, transport and profile are used: a name or a TOML file.")
     ] = "demo",
@@ -55,3 +83,66 @@ def calibrate_command(
     for line in remarks(calibration):
         out.print(line)
     out.print(f"calibration: {stored}")
+
+
+@calibrate_commands.command(
+    "compute",
+    epilog="Examples: `dualpath calibrate compute dualpath-27b --engines 8 --out h200.toml` · `dualpath "
+    "calibrate compute toy-latent --device cpu` (a try without a GPU)",
+)
+def compute_command(
+    model: Annotated[str, typer.Argument(help="Whose kernels.")],
+    profile: Annotated[
+        str, typer.Option(help="Hardware profile that the kernels are added to: a name or a TOML file.")
+    ] = "hopper-400g",
+    device: Annotated[DeviceKind, typer.Option(help="What computes.")] = "cuda",
+    gpu: Annotated[
+        str,
+        typer.Option(help="Which GPU: index, UUID or PCI address [default: the first].", show_default=False),
+    ] = "",
+    engines: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Engines that share the experts, those of all prefill hosts together [default: a host's].",
+            show_default=False,
+        ),
+    ] = None,
+    longest_context: Annotated[int, typer.Option(min=4096, help="Cached tokens, at most.")] = 65_536,
+    most_tokens: Annotated[int, typer.Option(min=512, help="Tokens of a pass, at most.")] = 4096,
+    seconds: Annotated[float, typer.Option(min=0.01, help="How long each point is measured.")] = 0.3,
+    rounds: Annotated[int, typer.Option(min=1, help="In how many rounds.")] = 3,
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", help="The new profile [default: profile-MODEL.toml].", show_default=False),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure a model's kernels on this machine's GPU and write a hardware profile that predicts by them.
+
+    An experiment uses it by `cluster.profile = "FILE"`; its times are then what was measured, not FLOPs over
+    an assumed rate.
+    """
+    output = output or Path(f"profile-{model}.toml")
+    base = load_profile(profile)
+    plan = ComputePlan(
+        model=find_model(model),
+        device=device,
+        gpu=gpu,
+        expert_engines=engines or int(base.engines_per_host.value),
+        longest_context=longest_context,
+        most_tokens=most_tokens,
+        seconds=seconds,
+        rounds=rounds,
+        command=shlex.join(["dualpath", *sys.argv[1:]]),
+    )
+    calibrated = calibrate_compute(plan, base)
+    output.write_text(to_toml(calibrated))
+    kernels = calibrated.kernels[model]
+    if json:
+        print_json(msgspec.to_builtins(kernels))
+        return
+    out.print(kernels_table(kernels))
+    for line in kernels_remarks(kernels):
+        out.print(line)
+    out.print(f"profile: {output}")

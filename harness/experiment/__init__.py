@@ -6,7 +6,7 @@ the key path, what was found and what was expected. Those that ship with the pac
 
 from harness.experiment.errors import ExperimentError
 from harness.experiment.files import load_experiment, load_profile, shipped_experiments, shipped_profiles
-from harness.experiment.profile import Figure, HardwareProfile
+from harness.experiment.profile import Figure, HardwareProfile, KernelProfile, Residuals
 from harness.experiment.sections import (
     Cluster,
     Compute,
@@ -33,10 +33,12 @@ __all__ = [
     "ExperimentError",
     "Figure",
     "HardwareProfile",
+    "KernelProfile",
     "Measurement",
     "Online",
     "PolicyName",
     "Replay",
+    "Residuals",
     "Scale",
     "SchedulerConstants",
     "Storage",

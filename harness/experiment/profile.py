@@ -8,6 +8,7 @@ import msgspec
 
 from harness.experiment.errors import ExperimentError, did_you_mean
 from harness.experiment.sections import AboveZero, Section
+from hosts.kernel_times import KernelTimes
 
 
 class Figure(Section, frozen=True):
@@ -18,8 +19,39 @@ class Figure(Section, frozen=True):
     source: str
 
 
+class Residuals(Section, frozen=True):
+    """Relative errors |predicted / measured - 1| of a fit over ``points``."""
+
+    points: int
+    median: float
+    largest: float
+
+
+class KernelProfile(Section, frozen=True):
+    """A model's kernels as they were measured on a device, with one in ``expert_engines`` of its experts.
+
+    ``gemm_tflop_per_s`` is the device's best rate of a large BF16 matrix product then,
+    ``prefill_tflop_per_s`` that of ``prefill_new`` tokens over ``prefill_context`` cached ones. ``fit`` are
+    the errors at the points that the times were fitted to, ``held_out`` at others.
+    """
+
+    measured_at: str
+    command: str
+    device: str
+    software: str
+    expert_engines: int
+    gemm_tflop_per_s: float
+    prefill_context: int
+    prefill_new: int
+    prefill_tflop_per_s: float
+    fit: Residuals
+    held_out: Residuals
+    times: KernelTimes
+
+
 class HardwareProfile(Section, frozen=True):
-    """A host as real hardware has it; every figure names its source."""
+    """A host as real hardware has it; every figure names its source. ``kernels``, by model, take the place
+    of the GPU's figures where they were measured."""
 
     name: str
     description: str
@@ -35,10 +67,12 @@ class HardwareProfile(Section, frozen=True):
     gpu_memory_share: Figure
     hbm_bandwidth: Figure
     decode_overhead: Figure
+    kernels: dict[str, KernelProfile] = msgspec.field(default_factory=dict)
 
     def figures(self) -> dict[str, Figure]:
         """All figures by name."""
-        return {f: getattr(self, f) for f in self.__struct_fields__ if f not in ("name", "description")}
+        values = {field: getattr(self, field) for field in self.__struct_fields__}
+        return {name: value for name, value in values.items() if isinstance(value, Figure)}
 
     def replaced(self, values: Mapping[str, float]) -> HardwareProfile:
         """The profile with other values for some figures; raises ExperimentError for a name it lacks."""

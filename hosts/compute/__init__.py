@@ -11,6 +11,7 @@ from hosts.compute.base import (
     ResidentKv,
     in_step,
 )
+from hosts.compute.measured import prediction_of
 from hosts.compute.opening import open_compute
 from hosts.compute.prediction import Piece, Prediction
 
@@ -27,4 +28,5 @@ __all__ = [
     "ResidentKv",
     "in_step",
     "open_compute",
+    "prediction_of",
 ]

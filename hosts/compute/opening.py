@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hosts.compute.base import Compute
-from hosts.compute.prediction import Prediction
+from hosts.compute.measured import prediction_of
 from hosts.compute.timed import TimedCompute
 from hosts.config import ComputeConfig, EngineConfig, Geometry
 
@@ -23,7 +23,7 @@ def open_compute(
 
     Raises ModelError for a model that is not known, `ComputeError` for a device that cannot be had.
     """
-    prediction = Prediction.of(engine)
+    prediction = prediction_of(engine)
     if config.kind == "timed":
         return TimedCompute(prediction, engines, geometry.layers)
     from hosts.compute.torch import open_torch

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hosts.config import EngineConfig
-from workloads.models import Model, find_model, kv_bytes_per_token
+from workloads.models import Model, kv_bytes_per_token
 
 
 class Piece(NamedTuple):
@@ -28,11 +28,6 @@ class Prediction:
 
     config: EngineConfig
     model: Model
-
-    @classmethod
-    def of(cls, config: EngineConfig) -> Prediction:
-        """Raises ModelError for a model that is not known."""
-        return cls(config, find_model(config.model))
 
     def attention_s(self, cached_tokens: int, new_tokens: int) -> float:
         """One engine's attention for one request, all layers: what the compute quota bounds (6.2)."""

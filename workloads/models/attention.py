@@ -1,8 +1,9 @@
 """Attention kinds: what one layer of each stores, computes and reads.
 
-Each kind has the same five members, for one layer: ``kv_bytes_per_token`` and
+Each kind has the same six members, for one layer: ``kv_bytes_per_token`` and
 ``indexer_bytes_per_token`` (what a cache stores of a token), ``parameters(hidden)``,
-``score_flops(context_tokens, append_tokens)`` and ``decode_read_bytes(context_tokens)``.
+``score_flops(context_tokens, append_tokens)``, of which ``index_flops`` are the indexer's, and
+``decode_read_bytes(context_tokens)``.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class GroupedQueryAttention:
         """Scores and weighted values, 2 FLOPs a multiply-add, over all keys in sight."""
         keys = _seen_keys(context_tokens, append_tokens, self.window)
         return keys * self.query_heads * 2 * (self.head_dim + self.head_dim)
+
+    def index_flops(self, context_tokens: int, append_tokens: int) -> int:
+        """No indexer."""
+        return 0
 
     def decode_read_bytes(self, context_tokens: int) -> int:
         """Cached entries that one decode step reads: all of them, or the window's."""
@@ -113,7 +118,11 @@ class LatentAttention:
         if self.indexer is None:
             return _seen_keys(context_tokens, append_tokens) * flops_per_key
         picked = _seen_keys(context_tokens, append_tokens, self.indexer.top_k)
-        return self.indexer.score_flops(context_tokens, append_tokens) + picked * flops_per_key
+        return self.index_flops(context_tokens, append_tokens) + picked * flops_per_key
+
+    def index_flops(self, context_tokens: int, append_tokens: int) -> int:
+        """The indexer's scores, over all keys in sight."""
+        return 0 if self.indexer is None else self.indexer.score_flops(context_tokens, append_tokens)
 
     def decode_read_bytes(self, context_tokens: int) -> int:
         """Cached entries that one decode step reads: all, or every index key and the picked entries."""

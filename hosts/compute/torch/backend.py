@@ -38,9 +38,7 @@ class TorchCompute:
         self.prediction = prediction
         devices = find_devices(config.device, config.gpus, engines)
         with ExitStack() as resources:
-            if config.device == "cpu":
-                torch.set_num_threads(1)  # the hosts of a test share the machine's cores
-            else:
+            if config.device == "cuda" and devices:
                 gpu = Gpu(devices[0].index)
                 resources.callback(gpu.close)
                 resources.callback(PinnedMemory(gpu, host_memory).close)

@@ -121,6 +121,7 @@ def find_devices(kind: DeviceKind, gpus: tuple[str, ...], engines: int) -> list[
     Raises `ComputeError`.
     """
     if kind == "cpu":
+        torch.set_num_threads(1)  # the hosts of a test share the machine's cores
         return [torch.device("cpu")] * engines
     found = _usable_gpus()
     if not gpus:
@@ -145,15 +146,15 @@ def _usable_gpus() -> int:
     if torch.version.cuda is None:
         raise ComputeError(
             f"compute: torch {torch.__version__} on this host is built without CUDA; expected a CUDA build: "
-            "install one that fits the driver, or set compute.device = 'cpu'"
+            "install one that fits the driver, or compute on the CPU (compute.device, --device)"
         )
     try:
         torch.cuda.init()
     except RuntimeError as error:  # no driver, one too old for this build, or no device
         raise ComputeError(
             f"compute: torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use a GPU: "
-            f"{str(error).splitlines()[0]}: update the driver, install a torch build for it, or set "
-            "compute.device = 'cpu'"
+            f"{str(error).splitlines()[0]}: update the driver, install a torch build for it, or compute "
+            "on the CPU (compute.device, --device)"
         ) from error
     return int(torch.cuda.device_count())
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hosts.agent import Agent
-from hosts.compute import Prediction
+from hosts.compute import prediction_of
 from hosts.config import ComputeConfig, EngineConfig, Geometry, StorageConfig, TransportConfig
 from hosts.content import fill_blocks
 from hosts.protocol import (
@@ -62,7 +62,7 @@ def passes_of(seconds: float, **change: Any) -> EngineConfig:
     return engine(weight_bytes=seconds, hbm_bytes_per_s=1.0, **change)
 
 
-A_BLOCK_A_PASS = engine(compute_quota_s=Prediction.of(FAST).attention_s(0, GEOMETRY.block_tokens))
+A_BLOCK_A_PASS = engine(compute_quota_s=prediction_of(FAST).attention_s(0, GEOMETRY.block_tokens))
 """Engines whose quota lets one block of a prompt pass at once, never more."""
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from in_process_hosts import A_BLOCK_A_PASS, FAST, GEOMETRY, config, engine, order
 
-from hosts.compute import Piece, Prediction, in_step, timed
+from hosts.compute import Piece, in_step, prediction_of, timed
 from hosts.compute.timed import TimedCompute
 from hosts.config import EngineConfig, TransportConfig
 from hosts.host import Host, open_host
@@ -33,7 +33,7 @@ class Engines:
     """A host's engines in their groups, and prompts for them whose KV need not move."""
 
     def __init__(self, host: Host) -> None:
-        self.host, self.prediction = host, Prediction.of(host.config.engine)
+        self.host, self.prediction = host, prediction_of(host.config.engine)
         self.passes: list[ForwardPass] = []
         compute = TimedCompute(self.prediction, host.config.engines, host.config.geometry.layers)
         self.groups = [
@@ -161,7 +161,7 @@ def test_what_comes_during_a_pass_waits_for_the_next_one() -> None:
 
 
 def test_a_prompt_beyond_the_quota_takes_several_passes_and_the_next_one_fills_the_last() -> None:
-    quota = engine(compute_quota_s=Prediction.of(FAST).attention_s(100, 32))
+    quota = engine(compute_quota_s=prediction_of(FAST).attention_s(100, 32))
 
     async def run() -> None:
         async with engines_of(quota) as engines:
@@ -200,7 +200,7 @@ prompts = st.lists(
 def test_every_token_is_computed_once_and_every_engine_is_in_every_pass(
     asked: list[tuple[int, int, int]], quota_tokens: int
 ) -> None:
-    quota = engine(compute_quota_s=Prediction.of(FAST).attention_s(0, quota_tokens))
+    quota = engine(compute_quota_s=prediction_of(FAST).attention_s(0, quota_tokens))
 
     async def run() -> None:
         async with engines_of(quota, engines=3) as engines:

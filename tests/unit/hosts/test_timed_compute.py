@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hosts.compute import Piece, Prediction, in_step, timed
+from hosts.compute import Piece, Prediction, in_step, prediction_of, timed
 from hosts.compute.timed import CopyEngine, StageClock
 from hosts.config import EngineConfig
 from workloads.models import ModelError, find_model, kv_bytes_per_token, prefill_flops
@@ -28,7 +28,7 @@ def compute(
     decode_overhead_s: float = 0,
     time_dilation: float = 1,
 ) -> Prediction:
-    return Prediction.of(
+    return prediction_of(
         EngineConfig(
             model=model,
             gpu_flops=FLOPS,

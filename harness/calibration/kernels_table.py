@@ -1,0 +1,35 @@
+"""A model's kernels as a table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from harness.experiment import KernelProfile
+
+PREDICTS_WITHIN = 0.10
+"""What is held out should be predicted as well as that."""
+
+
+def kernels_table(kernels: KernelProfile) -> Table:
+    """How well the fit predicts."""
+    table = Table("attention", "points", "median error", "largest error", title=kernels.device, box=None)
+    for name, errors in (("fitted", kernels.fit), ("held out", kernels.held_out)):
+        table.add_row(name, str(errors.points), f"{errors.median:.1%}", f"{errors.largest:.1%}")
+    return table
+
+
+def kernels_remarks(kernels: KernelProfile) -> Iterator[str]:
+    """Its rates, and whether to trust its predictions."""
+    share = kernels.prefill_tflop_per_s / kernels.gemm_tflop_per_s
+    yield (
+        f"prefill of {kernels.prefill_new} tokens over {kernels.prefill_context}: "
+        f"{kernels.prefill_tflop_per_s:.3g} TFLOP/s, {share:.1%} of the {kernels.gemm_tflop_per_s:.3g} "
+        "TFLOP/s of a large BF16 matrix product"
+    )
+    if kernels.held_out.largest > PREDICTS_WITHIN:
+        yield (
+            f"warning: held-out points are predicted up to {kernels.held_out.largest:.0%} wrong, expected "
+            f"within {PREDICTS_WITHIN:.0%}; measure again on a quiet machine, with longer --seconds"
+        )
