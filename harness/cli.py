@@ -30,7 +30,7 @@ from harness.run_store import RunDirectoryError, RunStoreError
 from harness.sites.rack_cleanup import prune, remove_on_hosts
 from harness.traces_cli import traces
 from hosts.compute import ComputeError
-from hosts.device_memory import DeviceMemoryError
+from hosts.cuda.driver import CudaError
 from hosts.storage import StorageError
 from hosts.transport import TransferError
 from reports import ReportError
@@ -65,7 +65,7 @@ _TESTBED_ERRORS = (
     PeerToolError,
     TransferError,
     StorageError,
-    DeviceMemoryError,
+    CudaError,
     ComputeError,
 )
 

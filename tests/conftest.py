@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
-pytest.register_assert_rewrite("run_driver")  # whose checks are those of the runs in integration and rdma
+# Modules with checks of their own: those of runs in integration and rdma, and what a GPU's driver gave out.
+pytest.register_assert_rewrite("run_driver", "fake_cuda")
 
 # Machines that share their cores are late now and then; how fast code is, benchmarks say.
 settings.register_profile("shared-machine", deadline=None)

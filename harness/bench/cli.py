@@ -1,5 +1,5 @@
-"""The ``dualpath bench`` commands: raw rates of transports and stores, each beside the tool that evaluators
-know."""
+"""The ``dualpath bench`` commands: raw rates of transports, stores and copies, each beside the tool that
+evaluators know, or beside each other."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import typer
 
 from harness import interrupts
 from harness.bench.contest_table import print_contests
+from harness.bench.copies import bench_copies
+from harness.bench.copies_table import print_copies
 from harness.bench.isolation import IsolationPlan, bench_isolation
 from harness.bench.isolation_metrics import SCENARIOS, Scenario
 from harness.bench.isolation_table import print_qos, print_report
@@ -19,9 +21,11 @@ from harness.bench.storage import bench_storage
 from harness.bench.transport import Ends, bench_transport
 from harness.cluster import inside_user_namespace, probe, reexec_in_user_namespace
 from harness.console import JsonOption, out, print_json
+from hosts.bench.device_copies import Layer
 from hosts.bench.reads import Reads
 from hosts.bench.transfers import Transfers
 from hosts.config import ReadEngine, StorageConfig, TransportConfig, TransportKind
+from hosts.cuda.copies import Direction
 from hosts.qos import find_qos
 
 bench = typer.Typer(
@@ -29,6 +33,7 @@ bench = typer.Typer(
 )
 _TRANSPORTS: dict[str, TransportKind] = {"tcp": "tcp", "verbs": "verbs", "nixl": "nixl"}
 _ENGINES: dict[str, ReadEngine] = {"io_uring": "io_uring", "threads": "threads", "nixl": "nixl"}
+_DIRECTIONS: dict[str, Direction] = {"h2d": "h2d", "d2h": "d2h"}
 _SCENARIOS: dict[str, Scenario] = {str(name): name for name in SCENARIOS}
 
 _RoundsOption = Annotated[int, typer.Option(min=1, help="Times that every tool measures, A B B A.")]
@@ -135,6 +140,39 @@ def storage_command(
     )
     for asked, used in {pair for case in cases for pair in case.engines.items() if pair[0] != pair[1]}:
         out.print(f"{asked}: there is none here, read with {used}")
+
+
+@bench.command(
+    "copies",
+    epilog="Examples: `dualpath bench copies` (a minute) · "
+    "`dualpath bench copies --block 41984 --layers 61 --direction h2d --gpu 1 --json`",
+)
+def copies_command(
+    block: Annotated[
+        str, typer.Option(help="Layer Block sizes, separated by commas.")
+    ] = "4K,16K,64K,256K,1M",
+    blocks: Annotated[int, typer.Option(min=1, help="Layer Blocks of a layer, one a Full Block.")] = 512,
+    layers: Annotated[
+        int, typer.Option(min=1, help="Layers of a Full Block: Layer Blocks are so many apart on the host.")
+    ] = 2,
+    direction: Annotated[
+        str, typer.Option(help="h2d, host memory to GPU, d2h, or both, separated by a comma.")
+    ] = "h2d,d2h",
+    gpu: Annotated[int, typer.Option(min=0, help="Which, of those that CUDA_VISIBLE_DEVICES shows.")] = 0,
+    seconds: _SecondsOption = 0.25,
+    rounds: _RoundsOption = 4,
+    json: JsonOption = False,
+) -> None:
+    """Rate and CPU of copying a layer to and from a GPU: a copy a block, batched, pitched, all at once.
+
+    Takes blocks x block bytes of GPU memory, and layers times as much page-locked host memory.
+    """
+    each = [Layer(nbytes, blocks, layers) for nbytes in sizes(block)]
+    report = bench_copies(gpu, names("direction", direction, _DIRECTIONS), each, rounds, seconds)
+    if json:
+        print_json(report)
+    else:
+        print_copies(report, out)
 
 
 @bench.command(

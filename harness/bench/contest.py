@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import msgspec
 
 from hosts.bench.load import Observed
+
+_Name = TypeVar("_Name", bound=str)
+_Found = TypeVar("_Found")
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -57,10 +61,15 @@ class Contest(msgspec.Struct, frozen=True):
 
 
 def contest(tools: Mapping[str, Callable[[], Result]], rounds: int) -> Contest:
-    """Every tool once a round, the order reversed from round to round."""
+    """Every tool once a round."""
+    return Contest(in_turn(tools, rounds))
+
+
+def in_turn(tools: Mapping[_Name, Callable[[], _Found]], rounds: int) -> dict[_Name, list[_Found]]:
+    """What every tool finds once a round, the order reversed from round to round."""
     names = list(tools)
-    found: dict[str, list[Result]] = {name: [] for name in names}
+    found: dict[_Name, list[_Found]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names if number % 2 == 0 else reversed(names):
             found[name].append(tools[name]())
-    return Contest(found)
+    return found

@@ -20,7 +20,8 @@ import msgspec
 from hosts.bench.load import Observed, closed_loop
 from hosts.buffers import BufferArena
 from hosts.config import PageKind, TransportConfig
-from hosts.device_memory import DeviceMemory, DeviceMemoryError
+from hosts.cuda.driver import CudaError
+from hosts.cuda.memory import DeviceMemory
 from hosts.transport import (
     Region,
     RegistersDeviceMemory,
@@ -162,5 +163,5 @@ async def _serve(target: Target) -> None:
 if __name__ == "__main__":
     try:
         asyncio.run(_serve(msgspec.json.decode(sys.argv[1], type=Target)))
-    except (TransferError, DeviceMemoryError) as error:
+    except (TransferError, CudaError) as error:
         sys.exit(f"target: {error}")

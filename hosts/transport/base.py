@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hosts.config import TrafficClass as TrafficClass
-from hosts.device_memory import DeviceMemory
+from hosts.cuda.memory import DeviceMemory
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 NotificationHandler = Callable[[bytes], None]

@@ -15,7 +15,7 @@ from pyverbs.pd import PD
 from pyverbs.pyverbs_error import PyverbsRDMAError
 
 from hosts.config import TransportConfig
-from hosts.device_memory import DeviceMemory
+from hosts.cuda.memory import DeviceMemory
 from hosts.transport.base import Bytes, Region, RemoteRegion
 from hosts.transport.verbs.port import PortError, find_port
 

@@ -10,7 +10,7 @@ import msgspec
 from pyverbs.pyverbs_error import PyverbsError as LibraryError
 
 from hosts.config import TransportConfig
-from hosts.device_memory import DeviceMemory
+from hosts.cuda.memory import DeviceMemory
 from hosts.line import Line
 from hosts.pacing import TokenBucket
 from hosts.transport.base import (
