@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -10,23 +10,11 @@ from typing import Any
 import msgspec
 
 from harness.control import AgentHandle
-from harness.experiment import Compute
 from harness.preparation import Preparation
 from harness.scale_model import figures_in_force
 from harness.sites.base import Site
-from hosts.config import CacheMode, ComputeKind
+from hosts.config import CacheMode
 
-_COMPUTE: dict[ComputeKind, tuple[str, ...]] = {
-    "timed": (
-        "GPU compute is timed by a FLOP model, not executed",
-        "copies between host memory and HBM are timed at the compute NIC's rate, and use none of it",
-    ),
-    "torch": (
-        "GPU compute is kernels of the model's shapes by torch, with random weights, no collectives",
-        "KV goes between host memory and HBM by the GPU's own copy engines, not through the NIC",
-    ),
-}
-_ON_THE_CPU = "what is computed, the CPU computes: times are no GPU's"
 _ONE_NIC = "a host's compute NICs are one NIC of their total rate"
 _CACHES: dict[CacheMode, str] = {"page": "page cache", "direct": "bypassed (O_DIRECT)"}
 
@@ -83,7 +71,7 @@ def circumstances(preparation: Preparation, ground: Mapping[str, Any]) -> dict[s
             **ground,
             "storage_cache": _CACHES[experiment.storage.cache],
             "transport": experiment.transport.kind,
-            "labels": [*_compute_labels(experiment.compute), _ONE_NIC, *ground["labels"]],
+            "labels": [*_compute_labels(preparation), _ONE_NIC, *ground["labels"]],
         },
         "ceilings": {},
         "attempts": [],
@@ -94,9 +82,20 @@ def circumstances(preparation: Preparation, ground: Mapping[str, Any]) -> dict[s
     }
 
 
-def _compute_labels(compute: Compute) -> Sequence[str]:
-    on_the_cpu = compute.kind == "torch" and compute.device == "cpu"
-    return (*_COMPUTE[compute.kind], _ON_THE_CPU) if on_the_cpu else _COMPUTE[compute.kind]
+def _compute_labels(preparation: Preparation) -> Iterator[str]:
+    compute, kernels = preparation.experiment.compute, preparation.profile.kernels.get(preparation.model.name)
+    if compute.kind == "torch":
+        yield "GPU compute is kernels of the model's shapes by torch, with random weights, no collectives"
+        yield "KV goes between host memory and HBM by the GPU's own copy engines, not through the NIC"
+        if compute.device == "cpu":
+            yield "what is computed, the CPU computes: times are no GPU's"
+        return
+    if kernels is None:
+        yield "GPU compute is timed by a FLOP model, not executed"
+    else:
+        measured = f"{kernels.device} ({kernels.software}) on {kernels.measured_at}"
+        yield f"GPU compute is timed by what its kernels took on {measured}, not executed"
+    yield "copies between host memory and HBM are timed at the compute NIC's rate, and use none of it"
 
 
 def _changes(provenance: Mapping[str, str]) -> list[str]:

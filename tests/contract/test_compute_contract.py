@@ -19,7 +19,7 @@ from hosts.content import fill_blocks, salts
 from hosts.memory import mapped
 
 MODELS = ("toy-latent", "toy-grouped")
-GEOMETRY = Geometry(layers=4, block_tokens=16, layer_block_bytes=100)
+GEOMETRY = Geometry(layers=5, block_tokens=16, layer_block_bytes=100)
 SEED = 11
 ENGINE = EngineConfig(
     model="",

@@ -26,7 +26,6 @@ AGENTS = 4
 
 EXPERIMENT: dict[str, Any] = {
     "name": "tiny",
-    "model": "dualpath-27b",
     "workload": {"synthesize": "paper-64k", "synthesized_sessions": 20, "generated_scale": 0.001},
     "replay": {"agents": AGENTS, "turns_per_agent": 2, "start": "middle"},
     "cluster": {"prefill_hosts": 1, "decode_hosts": 1},
@@ -40,11 +39,14 @@ MACHINE_GATES = ("link rate off", "CPU is the bottleneck", "control plane ")
 
 
 def write_experiment(
-    directory: Path, workload: dict[str, Any] | None = None, **sections: dict[str, Any]
+    directory: Path,
+    workload: dict[str, Any] | None = None,
+    model: str = "dualpath-27b",
+    **sections: dict[str, Any],
 ) -> Path:
     """A few seconds' experiment; ``workload`` takes the place of its own, other sections join theirs."""
     joined = {name: {**EXPERIMENT.get(name, {}), **section} for name, section in sections.items()}
-    document = {**EXPERIMENT, **joined, "workload": workload or EXPERIMENT["workload"]}
+    document = {**EXPERIMENT, **joined, "model": model, "workload": workload or EXPERIMENT["workload"]}
     file = directory / "tiny.toml"
     file.write_text(tomli_w.dumps(document))
     return file

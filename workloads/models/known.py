@@ -90,7 +90,7 @@ _TOY_LATENT = Model(
     weight_element_bytes=1,
     attention=(
         (
-            4,
+            5,
             LatentAttention(
                 heads=4,
                 q_lora_rank=64,
@@ -113,8 +113,8 @@ _TOY_GROUPED = Model(
     hidden=128,
     vocabulary=512,
     weight_element_bytes=2,
-    attention=((4, GroupedQueryAttention(query_heads=4, kv_heads=2, head_dim=32, kv_element_bytes=2)),),
-    dense_layers=4,
+    attention=((5, GroupedQueryAttention(query_heads=4, kv_heads=2, head_dim=32, kv_element_bytes=2)),),
+    dense_layers=5,
     dense_intermediate=256,
 )
 

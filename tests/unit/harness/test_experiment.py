@@ -173,6 +173,10 @@ def test_errors_name_file_key_found_and_expected(
             "[online]\nagents_per_s = [1]\nwindow_s = 20\nlookback_s = 41\nlimit_s = 60",
             "online.limit_s: found 60, expected at least window_s + lookback_s = 61; before that, no point",
         ),
+        (
+            '[compute]\nkind = "torch"',
+            "scale.time_dilation: found 8 beside compute.kind = 'torch', expected 1: kernels take the time",
+        ),
     ],
 )
 def test_what_the_types_cannot_say(tmp_path: Path, addition: str, expected: str) -> None:

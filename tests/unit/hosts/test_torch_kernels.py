@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch is not installed here (tox -e torch installs it)")
+pytest.importorskip("torch", reason="torch is not installed here (tox -e torch installs it)")
 
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from hosts.compute.torch import attention  # noqa: E402
-from hosts.compute.torch.attention import attention_layer  # noqa: E402
-from hosts.compute.torch.mlp import Dense, Head, MixtureOfExperts, expert_rows  # noqa: E402
-from workloads.models import MODELS, Attention, LatentAttention, Model  # noqa: E402
+from hosts.compute.torch import attention
+from hosts.compute.torch.attention import attention_layer
+from hosts.compute.torch.mlp import Dense, Head, MixtureOfExperts, expert_rows
+from workloads.models import MODELS, Attention, LatentAttention, Model
 
 NOWHERE = torch.device("meta")
 KINDS = [

@@ -1,0 +1,143 @@
+"""What is said where torch, CUDA, a driver or a GPU is missing, and when memory runs out."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from in_process_hosts import GEOMETRY, engine
+
+from hosts.compute import ComputeError, open_compute
+from hosts.config import ComputeConfig
+
+pytest.importorskip("torch", reason="torch is not installed here (tox -e torch installs it)")
+
+import torch
+
+from hosts.compute.torch import device as device_module
+from hosts.compute.torch.device import find_devices, open_lane
+from hosts.compute.torch.engine import Engine
+from hosts.compute.torch.kv import KvMemory
+from hosts.compute.torch.layers import Layers
+from workloads.models import find_model
+
+TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver"
+NO_DRIVER = "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU"
+
+
+def test_without_torch_it_says_which_python_and_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("hosts.compute.torch.")]:
+        monkeypatch.delitem(sys.modules, name)
+    imported = builtins.__import__
+
+    def without_torch(name: str, *rest: Any) -> Any:
+        if name == "torch" or name.startswith("torch."):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+        return imported(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_torch)
+    with pytest.raises(ComputeError, match=r"torch is not installed for .*python.*dualpath-testbed\[gpu\]"):
+        open_compute(
+            ComputeConfig(kind="torch"), engine(model="toy-latent"), 1, GEOMETRY, 1, np.empty(1, np.uint8)
+        )
+
+
+def test_a_build_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(ComputeError, match=r"is built without CUDA; expected a CUDA build: install one"):
+        find_devices("cuda", (), 1)
+
+
+@pytest.mark.parametrize("reason", [TOO_OLD, NO_DRIVER])
+def test_a_driver_that_does_not_fit_or_is_not_there(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init() -> None:
+        raise RuntimeError(f"{reason}\nand more")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", init)
+    with pytest.raises(ComputeError) as error:
+        find_devices("cuda", (), 1)
+    assert f"cannot use a GPU: {reason}: update the driver" in str(error.value)
+    assert "and more" not in str(error.value)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def properties(index: int) -> SimpleNamespace:
+        return SimpleNamespace(uuid=f"0000-{index}", pci_domain_id=0, pci_bus_id=16 + index, pci_device_id=0)
+
+    monkeypatch.setattr(device_module, "_usable_gpus", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_gpus_by_any_of_their_names_or_in_turn() -> None:
+    def indexes(*gpus: str, engines: int) -> list[int]:
+        return [device.index for device in find_devices("cuda", gpus, engines)]
+
+    assert indexes(engines=3) == [0, 1, 0]
+    assert indexes("1", "0", engines=2) == [1, 0]
+    assert indexes("GPU-0000-1", "0000:10:00.0", engines=2) == [1, 0]
+    assert indexes("1", "0", engines=1) == [1]
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_gpu_that_is_not_there_and_too_few() -> None:
+    with pytest.raises(ComputeError, match=r"torch sees no GPU 7, found .*0000:11:00\.0.*correct gpus"):
+        find_devices("cuda", ("0", "7"), 2)
+    with pytest.raises(ComputeError, match=r"found 2 GPUs for 3 engines \(0, 1\), expected one each"):
+        find_devices("cuda", ("0", "1"), 3)
+
+
+def test_out_of_memory_says_what_to_do() -> None:
+    cpu = torch.device("cpu")
+    model = find_model("toy-grouped")
+    one = Engine(0, Layers(model, 1, cpu), KvMemory(model, GEOMETRY, 1, cpu))
+
+    def too_much() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 90.00 GiB.\nmore")
+
+    async def test() -> None:
+        with pytest.raises(ComputeError) as error:
+            await asyncio.wrap_future(one.ask(too_much))
+        assert "cpu: out of memory: CUDA out of memory. Tried to allocate 90.00 GiB.: " in str(error.value)
+
+    try:
+        asyncio.run(test())
+    finally:
+        one.close()
+
+
+def test_what_the_cpu_was_asked_for_is_done() -> None:
+    lane = open_lane(torch.device("cpu"))
+    before = lane.mark()
+    with lane.entered():
+        torch.ones(1000).sum()
+    after = lane.mark()
+    lane.after(after)
+    after.wait()
+    assert after.ns_since(before) > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="GPU: torch finds none here")
+def test_lanes_of_a_gpu_go_on_beside_each_other_and_wait_where_they_must() -> None:
+    gpu = torch.device("cuda", 0)
+    first, second = open_lane(gpu), open_lane(gpu)
+    with first.entered():
+        product = torch.randn(4096, 4096, device=gpu)
+        for _ in range(50):
+            product = product @ product
+            product /= product.norm()
+        done = first.mark()
+    second.after(done)
+    with second.entered():
+        copied = product.to("cpu", non_blocking=True)
+        later = second.mark()
+    later.wait()
+    assert later.ns_since(done) >= 0
+    assert torch.equal(copied, product.cpu())
