@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.recording import Repetition, forwards_table, transfers_table, turns_table
 from harness.run_store import RunStore
-from harness.telemetry_tables import classes_table, errors_table, hosts_table, nics_table
+from harness.telemetry_tables import classes_table, errors_table, gpus_table, hosts_table, nics_table
 
 _Tables = dict[str, Callable[[Repetition, Mapping[str, str]], pd.DataFrame]]
 _TABLES: _Tables = {
@@ -21,6 +21,7 @@ _TABLES: _Tables = {
     "telemetry/nics.parquet": lambda repetition, roles: nics_table([repetition], roles),
     "telemetry/classes.parquet": lambda repetition, roles: classes_table([repetition], roles),
     "telemetry/errors.parquet": lambda repetition, roles: errors_table([repetition], roles),
+    "telemetry/gpus.parquet": lambda repetition, roles: gpus_table([repetition], roles),
     "telemetry/hosts.parquet": lambda repetition, roles: hosts_table([repetition], roles),
 }
 
@@ -40,6 +41,8 @@ class Records:
         records.summaries = [summary for summary in stored if summary["complete"]]
         kept = {summary["repetition"] for summary in records.summaries}
         for name, rows in records._rows.items() if kept else ():
+            if not (directory / name).exists():
+                continue  # the run was begun by a version that had no such table
             table = pd.read_parquet(directory / name)
             rows.append(table[table["repetition"].isin(kept)] if len(table) else table)
         return records

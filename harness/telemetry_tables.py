@@ -5,10 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import msgspec
 import pandas as pd
 
 from harness.recording import Repetition
-from hosts.protocol import HostSamples, NicSamples
+from hosts.protocol import GpuSamples, HostSamples, NicSamples
+
+_NULLABLE_GPU_COLUMNS = (
+    "memory_bytes",
+    "max_sm_clock_mhz",
+    "utilization_percent",
+    "memory_used_bytes",
+    "pcie_tx_bytes",
+    "pcie_rx_bytes",
+    "sm_clock_mhz",
+    "memory_clock_mhz",
+    "clocks_event_reasons",
+    "temperature_celsius",
+    "power_mw",
+)
 
 
 def nics_table(repetitions: Iterable[Repetition], roles: Mapping[str, str]) -> pd.DataFrame:
@@ -60,6 +75,19 @@ def errors_table(repetitions: Iterable[Repetition], roles: Mapping[str, str]) ->
     )
 
 
+def gpus_table(repetitions: Iterable[Repetition], roles: Mapping[str, str]) -> pd.DataFrame:
+    """One row a sample and GPU; null what the GPU does not tell, and all of it if there is an error."""
+    rows = [
+        {**_of(r, host, roles), **_gpu(gpu), **msgspec.structs.asdict(sample)}
+        for r in repetitions
+        for host, report in r.reports.items()
+        for gpu in report.samples.gpus
+        for sample in gpu.samples
+    ]
+    nullable = dict.fromkeys(_NULLABLE_GPU_COLUMNS, "Int64")
+    return pd.DataFrame(rows).astype(nullable) if rows else pd.DataFrame()
+
+
 def hosts_table(repetitions: Iterable[Repetition], roles: Mapping[str, str]) -> pd.DataFrame:
     """One row a sample: CPU, memory, cost of sampling."""
     frames = [
@@ -95,6 +123,16 @@ def _nics(
 
 def _nic(nic: NicSamples) -> dict[str, Any]:
     return {"nic": nic.name, "network": nic.network}
+
+
+def _gpu(gpu: GpuSamples) -> dict[str, Any]:
+    return {
+        "gpu": gpu.index,
+        "uuid": gpu.uuid,
+        "name": gpu.name,
+        "memory_bytes": gpu.memory_bytes,
+        "max_sm_clock_mhz": gpu.max_sm_clock_mhz,
+    }
 
 
 def _of(repetition: Repetition, host: str, roles: Mapping[str, str]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from hosts.counters import open_counters
 from hosts.credentials import Credentials, decode_credentials
 from hosts.decode import DecodeService, PrefillError
 from hosts.facts import host_facts
+from hosts.gpu_counters import open_gpu_counters
 from hosts.host import Host, open_host
 from hosts.prefill import PrefillService
 from hosts.protocol import (
@@ -139,7 +140,8 @@ class Agent:
     async def _configure(self, config: HostConfig) -> Ready:
         self._opened = host = await self._resources.enter_async_context(open_host(config))
         nics = open_counters(config.nics, config.transport.verbs)
-        self._telemetry = Telemetry(nics, host.storage, config.telemetry_interval_s)
+        gpus = self._resources.enter_context(open_gpu_counters())
+        self._telemetry = Telemetry(nics, host.storage, config.telemetry_interval_s, gpus)
         self._resources.push_async_callback(self._telemetry.close)
         compute = open_compute(
             config.compute,
@@ -227,7 +229,7 @@ class Agent:
             storage_read_bytes=storage.bytes_read - self._read_before,
             storage_written_bytes=storage.bytes_written - self._written_before,
             agent_cpu_s=time.process_time() - self._cpu_before_s,
-            telemetry_cpu_s=sum(samples.sample_cost_ns) / 1e9,
+            telemetry_cpu_s=samples.cost_ns / 1e9,
             samples=samples,
             forwards=tuple(self._prefill.passes),
         )

@@ -29,7 +29,7 @@ from hosts.peer_input import decoded
 from hosts.transport.base import RemoteRegion
 from workloads.layout import BlockRange, Span
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 HEARTBEAT_S = 5.0
 """The control node sends each agent something, if only a `Ping` as an event, at least this often."""
@@ -209,8 +209,43 @@ class NicSamples(msgspec.Struct, frozen=True):
     errors: dict[str, int] = {}
 
 
+class GpuSample(msgspec.Struct, frozen=True, array_like=True):
+    """One sample of a GPU; a value is None where the GPU or its driver does not have it, and all are if there
+    is an ``error``: what NVML said instead.
+
+    ``at_ns`` is since the repetition began; PCIe bytes, sent and received by the GPU, are since its first
+    sample; the rest is as it was then. ``utilization_percent``: of the driver's last sampling period (1/6 to
+    1 s), the time in which a kernel ran. ``clocks_event_reasons``: bits of nvmlClocksEventReason*.
+    """
+
+    at_ns: int
+    sample_cost_ns: int
+    utilization_percent: int | None = None
+    memory_used_bytes: int | None = None
+    pcie_tx_bytes: int | None = None
+    pcie_rx_bytes: int | None = None
+    sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    clocks_event_reasons: int | None = None
+    temperature_celsius: int | None = None
+    power_mw: int | None = None
+    error: str = ""
+
+
+class GpuSamples(msgspec.Struct, frozen=True):
+    """A GPU, its index NVML's, and what it did at instants of its own."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_bytes: int | None
+    max_sm_clock_mhz: int | None
+    samples: list[GpuSample] = []
+
+
 class HostSamples(msgspec.Struct, frozen=True):
-    """Telemetry of one host and repetition; every list has one entry a sample.
+    """Telemetry of one host and repetition; every list has one entry a sample, ``nics`` and ``gpus`` one a
+    device.
 
     Bytes are cumulative: ``storage_*`` the storage back-end's payload, ``disk_*`` all disks of the machine.
     """
@@ -225,6 +260,12 @@ class HostSamples(msgspec.Struct, frozen=True):
     disk_written_bytes: list[int]
     sample_cost_ns: list[int]
     nics: list[NicSamples]
+    gpus: list[GpuSamples]
+
+    @property
+    def cost_ns(self) -> int:
+        """CPU time that sampling took."""
+        return sum(self.sample_cost_ns) + sum(s.sample_cost_ns for gpu in self.gpus for s in gpu.samples)
 
 
 class EngineBatch(msgspec.Struct, frozen=True, array_like=True):

@@ -1,4 +1,4 @@
-"""Telemetry of one host during a repetition: NICs, CPU, memory, storage, and its own cost."""
+"""Telemetry of one host during a repetition: NICs, GPUs, CPU, memory, storage, and its own cost."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import psutil
 
 from hosts.counters import NicCounters
+from hosts.gpu_counters import GpuCounters, GpuSampler
 from hosts.protocol import HostSamples
 from hosts.storage import Storage
 
@@ -16,19 +17,27 @@ from hosts.storage import Storage
 class Telemetry:
     """Samples every ``interval_s`` between `begin` and `end`, and once at each of them."""
 
-    def __init__(self, nics: Sequence[NicCounters], storage: Storage, interval_s: float) -> None:
+    def __init__(
+        self,
+        nics: Sequence[NicCounters],
+        storage: Storage,
+        interval_s: float,
+        gpus: Sequence[GpuCounters] = (),
+    ) -> None:
         self._nics = nics
+        self._gpus = GpuSampler(gpus, interval_s)
         self._storage = storage
         self._interval_s = interval_s
         self._process = psutil.Process()
         self._task: asyncio.Task[None] | None = None
-        self._samples = HostSamples([], [], [], [], [], [], [], [], [], [])
+        self._samples = HostSamples([], [], [], [], [], [], [], [], [], [], [])
 
     def begin(self, began_at_ns: int) -> None:
         """Start sampling; times are relative to ``began_at_ns`` (monotonic)."""
         interfaces = psutil.net_io_counters(pernic=True)
         nics = [nic.begin(interfaces[nic.nic.name]) for nic in self._nics]
-        self._samples = HostSamples([], [], [], [], [], [], [], [], [], nics)
+        gpus = self._gpus.begin(began_at_ns)
+        self._samples = HostSamples([], [], [], [], [], [], [], [], [], nics, gpus)
         self._began_at_ns = began_at_ns
         self._cpu_before = psutil.cpu_times()
         self._sample()
@@ -49,6 +58,7 @@ class Telemetry:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+        await self._gpus.end()
 
     async def _run(self) -> None:
         due = time.monotonic()

@@ -8,6 +8,7 @@ from reports.active_phase import ACTIVE_SHARE
 from reports.balance import START, WINDOW_REAL_S
 from reports.bottleneck import SATURATED, WAITED
 from reports.statistics import CONFIDENCE, METHOD, RESOLUTION
+from reports.throttling import SLOWED_SHARE
 
 
 class Definition(NamedTuple):
@@ -151,6 +152,46 @@ DEFINITIONS: tuple[Definition, ...] = (
         "Growth, from begin to end of a repetition, of counters that stay put on a sound link: of the "
         "interface (rx_errors, tx_errors) and of its RDMA port (counters and hw_counters in sysfs). Only "
         "those that grew are shown.",
+    ),
+    Definition(
+        "gpu.utilization",
+        "ratio",
+        "Time in which a kernel ran on the GPU, however few of its SMs it used, within the driver's last "
+        "sampling period (1/6 to 1 s): nvmlDeviceGetUtilizationRates. Mean and max over the samples between "
+        "begin and end of complete repetitions, as of all figures of GPUs.",
+    ),
+    Definition(
+        "gpu.HBM used",
+        "bytes",
+        "Device memory in use by anybody, what the driver reserves included: nvmlDeviceGetMemoryInfo. Max.",
+    ),
+    Definition(
+        "gpu.SM clock",
+        "MHz; ratio",
+        "nvmlDeviceGetClockInfo of the SMs, mean; of its maximum: / nvmlDeviceGetMaxClockInfo, mean. An idle "
+        "GPU lowers its clock, and lowers the mean.",
+    ),
+    Definition(
+        "gpu.PCIe sent, received",
+        "bytes/s",
+        "Growth of the GPU's PCIe byte counters (NVML_FI_DEV_PCIE_COUNT_TX_BYTES, RX_BYTES; driver 555 or "
+        "newer) / time between the first and last sample. Sent: what the GPU writes to the host or a NIC. A "
+        "counter of 32 bits misses 4 GiB for each time that so much passes between two samples.",
+    ),
+    Definition(
+        "gpu.power, temperature",
+        "W; °C",
+        "nvmlDeviceGetPowerUsage of the whole board, by the driver averaged over 1 s on most GPUs, mean; "
+        "nvmlDeviceGetTemperature of the GPU, max.",
+    ),
+    Definition(
+        "gpu.clocks held back by",
+        "ratio",
+        "Samples in which nvmlDeviceGetCurrentClocksEventReasons names the reason, and not idle beside it / "
+        "all samples. Throttling: HW slowdown (to half the clocks or less), HW and SW thermal slowdown (too "
+        "hot), HW power brake (its power supply asks for it). With any of them in more than "
+        f"{SLOWED_SHARE * 100:.0f} % of a repetition's samples a run is invalid; less is a warning, and so "
+        "is SW power cap (the power limit in force). Idle, clocks settings, sync boost: no throttling.",
     ),
     Definition(
         "active phase",

@@ -24,6 +24,7 @@ from reports.emulation_gates import (
 )
 from reports.evidence import Evidence
 from reports.problem import Problem
+from reports.throttling import gpu_clocks, gpus_unsampled
 from reports.validity import (
     bytes_read,
     compute_nic_bytes,
@@ -74,6 +75,7 @@ GATES = (
     Gate("control_cpu", "the control node is not the bottleneck", control_cpu, nothing_complete),
     Gate("control_in_ttft", "control messages are little of TTFT", control_in_ttft, nothing_complete),
     Gate("cpu", "no host's CPUs are the bottleneck", cpu, cpus_unsampled),
+    Gate("gpu_clocks", "no GPU was slowed by heat or power", gpu_clocks, gpus_unsampled),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
+from reports.gpu_table import gpu_table
 from reports.latency import PARTS, Distribution
 from reports.metrics import PolicyMetrics
 from reports.nic_tables import class_table, error_table
@@ -27,7 +28,7 @@ def result_tables(run: StoredRun, summary: Summary) -> list[Table]:
             balance_table(summary),
         ]
     nics = [_storage_nics(summary), class_table(run, summary.policies), error_table(run)]
-    return [*told, _amounts(run, summary), *nics, _pairs(summary)]
+    return [*told, _amounts(run, summary), *nics, gpu_table(run, summary.policies), _pairs(summary)]
 
 
 def policy_table(summary: Summary, figures: Sequence[str] = ("mean", "p50", "p90", "p99")) -> Table:

@@ -48,6 +48,12 @@ NIC_COLUMNS = _NIC | _columns(
 )
 CLASS_COLUMNS = _NIC | _columns(str="traffic_class", int64="tx_bytes", Int64="rx_bytes")
 ERROR_COLUMNS = _NIC | _columns(str="rdma_port counter", int64="count")
+GPU_COLUMNS = _RUN | _columns(
+    str="host role uuid name error",
+    int64="gpu at_ns sample_cost_ns",
+    Int64="memory_bytes max_sm_clock_mhz utilization_percent memory_used_bytes pcie_tx_bytes pcie_rx_bytes "
+    "sm_clock_mhz memory_clock_mhz clocks_event_reasons temperature_celsius power_mw",
+)
 HOST_COLUMNS = _RUN | _columns(
     str="host role", int64="at_ns memory_used_bytes sample_cost_ns", float64="cpu_busy_fraction agent_cpu_s"
 )
@@ -69,6 +75,7 @@ class StoredRun:
     nic_samples: pd.DataFrame
     class_bytes: pd.DataFrame
     error_counts: pd.DataFrame
+    gpu_samples: pd.DataFrame
     host_samples: pd.DataFrame
 
     @classmethod
@@ -84,6 +91,7 @@ class StoredRun:
             nic_samples=_read_table(directory / "telemetry" / "nics.parquet", NIC_COLUMNS, ADDED_NIC_COLUMNS),
             class_bytes=_read_table(directory / "telemetry" / "classes.parquet", CLASS_COLUMNS),
             error_counts=_read_table(directory / "telemetry" / "errors.parquet", ERROR_COLUMNS),
+            gpu_samples=_read_table(directory / "telemetry" / "gpus.parquet", GPU_COLUMNS),
             host_samples=_read_table(directory / "telemetry" / "hosts.parquet", HOST_COLUMNS),
         )
 

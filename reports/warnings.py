@@ -13,6 +13,7 @@ from reports.emulation_gates import emulation_warnings
 from reports.evidence import Evidence
 from reports.nic_tables import link_errors
 from reports.statistics import coefficient_of_variation
+from reports.throttling import gpu_warnings
 from reports.units import percent
 
 BUSY_UTILIZATION = 0.92
@@ -28,6 +29,7 @@ def warnings(evidence: Evidence) -> list[str]:
         *calibration_warnings(metadata),
         *_not_checked(evidence),
         *link_errors(evidence.run),
+        *gpu_warnings(evidence),
         *_few_or_scattered(evidence),
         *_underused(evidence),
         *emulation_warnings(evidence),

@@ -44,6 +44,7 @@ RECORDS = [
     "summary.json",
     "telemetry/classes.parquet",
     "telemetry/errors.parquet",
+    "telemetry/gpus.parquet",
     "telemetry/hosts.parquet",
     "telemetry/nics.parquet",
     "transfers.parquet",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,8 @@ import psutil
 import pytest
 import tomli_w
 
+from harness.bundle.lock import lock_text
+from harness.bundle.wheelhouse import HostKind, WheelhouseError, wheels_for
 from harness.cluster import ClusterHost, ClusterSpec
 from harness.cluster.emulated import EmulatedCluster
 from harness.cluster.namespaces import port as switch_port
@@ -43,6 +47,7 @@ class RackLab:
     python = ""
 
     def __init__(self, cluster: EmulatedCluster, directory: Path) -> None:
+        fetch_wheels()
         self.cluster = cluster
         self.hosts = {host.name: host for host in cluster.hosts}
         self.directory = directory
@@ -105,6 +110,22 @@ class RackLab:
             return described | {"storage": {"mount": str(self.cluster.storage_root)}}
         nics = {nic.network: {"name": nic.name, "address": nic.address} for nic in host.nics}
         return described | {"storage_nic": nics["storage"], "compute_nics": [nics["compute"]]}
+
+
+def fetch_wheels() -> None:
+    """Those that bundles for this Python need: a lab's control node has no way to a package index.
+
+    Where there is none either, whoever deploys there says so.
+    """
+    version = sys.version_info
+    kind = HostKind(
+        f"{version.major}.{version.minor}",
+        f"cp{version.major}{version.minor}",
+        platform.machine(),
+        platform.libc_ver()[1],
+    )
+    with suppress(WheelhouseError):
+        asyncio.run(wheels_for(kind, lock_text()))
 
 
 class OwnInventory:

@@ -8,6 +8,8 @@ from hosts.protocol import (
     ClassBytes,
     EngineBatch,
     ForwardPass,
+    GpuSample,
+    GpuSamples,
     HostSamples,
     NicSamples,
     RepetitionReport,
@@ -96,7 +98,14 @@ def samples(count: int) -> HostSamples:
                 errors={"rx_errors": 0, "out_of_sequence": 2},
             ),
         ],
+        gpus=[GpuSamples(0, "GPU-0", "Fake H100", 80 * 2**30, 1980, gpu_samples(count))],
     )
+
+
+def gpu_samples(count: int) -> list[GpuSample]:
+    """The last one of a GPU that was lost."""
+    answered = [GpuSample(at, 9, pcie_tx_bytes=500 * at, sm_clock_mhz=1980) for at in range(count - 1)]
+    return [*answered, GpuSample(count - 1, 9, error="GPU is lost")]
 
 
 def report(count: int = 3) -> RepetitionReport:

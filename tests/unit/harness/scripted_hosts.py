@@ -166,7 +166,7 @@ class Hosts:
                 self.ended.append(host)
                 if host in self.failing:
                     return Failed(host, "EndRepetition: out of memory")
-                samples = HostSamples([], [], [], [], [], [], [], [], [], [])
+                samples = HostSamples([], [], [], [], [], [], [], [], [], [], [])
                 return RepetitionReport(0, 0, 0.0, 0.0, samples, ())
         return Done()
 

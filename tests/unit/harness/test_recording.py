@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from recorded_turns import TRANSFERS, repetition, report, turn
 
 from harness.recording import forwards_table, transfers_table, turns_table
-from harness.telemetry_tables import classes_table, errors_table, hosts_table, nics_table
+from harness.telemetry_tables import classes_table, errors_table, gpus_table, hosts_table, nics_table
 from reports.stored_run import (
     CLASS_COLUMNS,
     ERROR_COLUMNS,
     FORWARD_COLUMNS,
+    GPU_COLUMNS,
     HOST_COLUMNS,
     NIC_COLUMNS,
     TRANSFER_COLUMNS,
@@ -29,6 +30,7 @@ def test_tables_have_the_columns_that_reports_read() -> None:
         (nics_table(recorded, roles), NIC_COLUMNS),
         (classes_table(recorded, roles), CLASS_COLUMNS),
         (errors_table(recorded, roles), ERROR_COLUMNS),
+        (gpus_table(recorded, roles), GPU_COLUMNS),
         (hosts_table(recorded, roles), HOST_COLUMNS),
     ):
         assert set(columns) <= set(table.columns)
@@ -137,6 +139,21 @@ def test_classes_and_errors_are_a_row_a_nic_and_name() -> None:
     ]
 
 
+def test_a_gpu_s_sample_is_a_row_null_where_it_does_not_tell() -> None:
+    table = gpus_table([repetition(4, reports={"p0": report(3)})], {"p0": "prefill"})
+    assert list(zip(table["gpu"], table["uuid"], table["at_ns"], strict=True)) == [
+        (0, "GPU-0", 0),
+        (0, "GPU-0", 1),
+        (0, "GPU-0", 2),
+    ]
+    assert set(table["host"]) == {"p0"}
+    assert set(table["memory_bytes"]) == {80 * 2**30}
+    assert list(table["pcie_tx_bytes"].fillna(-1)) == [0, 500, -1]
+    assert table["power_mw"].isna().all()
+    assert list(table["error"]) == ["", "", "GPU is lost"]
+    assert {str(table[name].dtype) for name in ("pcie_tx_bytes", "power_mw")} == {"Int64"}
+
+
 def test_nothing_measured_is_an_empty_table() -> None:
     nothing = repetition()
     for table in (
@@ -146,6 +163,7 @@ def test_nothing_measured_is_an_empty_table() -> None:
         nics_table([nothing], {}),
         classes_table([nothing], {}),
         errors_table([nothing], {}),
+        gpus_table([nothing], {}),
         hosts_table([nothing], {}),
     ):
         assert table.empty

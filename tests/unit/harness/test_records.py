@@ -70,6 +70,16 @@ def test_a_run_that_went_on_is_like_one_that_did_not_stop(before: list[bool], af
         assert saved(resumed, Path(directory, "resumed")) == saved(whole, Path(directory, "whole"))
 
 
+def test_a_table_that_is_younger_than_the_run_has_no_rows_yet(tmp_path: Path) -> None:
+    saved(record([True]), tmp_path / "run")
+    (tmp_path / "run" / "telemetry" / "gpus.parquet").unlink()
+    records = Records.load(tmp_path / "run")
+    records.add(ended(1, True), ROLES)
+    saved(records, tmp_path / "resumed")
+    assert set(pd.read_parquet(tmp_path / "resumed" / "telemetry" / "gpus.parquet")["repetition"]) == {1}
+    assert set(pd.read_parquet(tmp_path / "resumed" / "turns.parquet")["repetition"]) == {0, 1}
+
+
 def test_a_repetition_without_turns_changes_no_types(tmp_path: Path) -> None:
     records = record([True])
     empty = repetition(1)

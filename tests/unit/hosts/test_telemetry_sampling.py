@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+
+import msgspec
+import pytest
+from fake_nvml import FakeGpu, FakeNvml
 
 from hosts.config import NicConfig, VerbsConfig
 from hosts.counters import open_counters
+from hosts.gpu_counters import GpuCounters, open_gpu_counters
 from hosts.protocol import HostSamples
 from hosts.storage.memory import MemoryStorage
 from hosts.telemetry import Telemetry
@@ -51,6 +57,23 @@ def test_samples_begin_at_once_ascend_and_cost_something() -> None:
     assert nic.rx_bytes == sorted(nic.rx_bytes)
     assert (nic.rdma_port, nic.rdma_kind, nic.rdma_rx_bytes, nic.classes) == ("", "none", [], [])
     assert nic.errors == {"rx_errors": 0, "tx_errors": 0}
+
+
+def test_gpus_are_sampled_beside_and_their_cost_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml([FakeGpu()]))
+
+    async def run(gpus: list[GpuCounters]) -> HostSamples:
+        telemetry = Telemetry((), MemoryStorage(), interval_s=0.02, gpus=gpus)
+        telemetry.begin(time.monotonic_ns())
+        await asyncio.sleep(0.05)
+        return await telemetry.end()
+
+    with open_gpu_counters() as gpus:
+        samples = asyncio.run(run(gpus))
+    [gpu] = samples.gpus
+    assert len(gpu.samples) >= 2
+    assert samples.cost_ns == sum(samples.sample_cost_ns) + sum(s.sample_cost_ns for s in gpu.samples)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(samples), type=HostSamples) == samples
 
 
 def test_without_nics_the_host_is_sampled_all_the_same() -> None:

@@ -21,7 +21,7 @@ import pandas as pd
 TIME_DILATION = 10.0
 SECOND_NS = 1_000_000_000
 PAYLOAD_SHARE = 1448 / 1514
-_TELEMETRY = ("nics", "classes", "errors", "hosts")
+_TELEMETRY = ("nics", "classes", "errors", "gpus", "hosts")
 
 
 @dataclass

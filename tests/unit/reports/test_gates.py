@@ -29,6 +29,7 @@ NAMES = [
     "control_cpu",
     "control_in_ttft",
     "cpu",
+    "gpu_clocks",
 ]
 
 
@@ -54,6 +55,7 @@ def test_a_sound_run_is_judged_by_all_that_apply(tmp_path: Path) -> None:
     assert skipped(judged) == {
         "compute_nic_bytes": "no compute NIC was sampled",
         "some_rate_served": "offline: there is no SLO",
+        "gpu_clocks": "no GPU was sampled",
     }
 
 

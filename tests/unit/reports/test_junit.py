@@ -68,7 +68,11 @@ def test_a_sound_run_has_a_case_for_everything(tmp_path: Path) -> None:
         f"{name}.comparison/speedup",
     ]
     assert outcomes(xml, "failure") == outcomes(xml, "error") == {}
-    assert set(outcomes(xml, "skipped")) == {".gates/compute_nic_bytes", ".gates/some_rate_served"}
+    assert set(outcomes(xml, "skipped")) == {
+        ".gates/compute_nic_bytes",
+        ".gates/some_rate_served",
+        ".gates/gpu_clocks",
+    }
     policy = cases(xml)[f"{name}.policies/dual_path"]
     jct_s = sum(summary.policies["dual_path"].jct_s) / 2
     assert float(policy.get("time", "")) == pytest.approx(jct_s, abs=1e-3)

@@ -11,6 +11,7 @@ from reports.stored_run import (
     CLASS_COLUMNS,
     ERROR_COLUMNS,
     FORWARD_COLUMNS,
+    GPU_COLUMNS,
     HOST_COLUMNS,
     NIC_COLUMNS,
     TRANSFER_COLUMNS,
@@ -46,6 +47,7 @@ def test_missing_tables_read_as_empty_ones(io_bound_run: Path, tmp_path: Path) -
         (run.nic_samples, NIC_COLUMNS),
         (run.class_bytes, CLASS_COLUMNS),
         (run.error_counts, ERROR_COLUMNS),
+        (run.gpu_samples, GPU_COLUMNS),
         (run.host_samples, HOST_COLUMNS),
     ):
         assert table.empty
