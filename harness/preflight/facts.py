@@ -210,13 +210,15 @@ class Gpu(msgspec.Struct, frozen=True):
 
 
 class Gpus(Part, frozen=True):
-    """GPUs by ``source``; the two ways by which NICs may reach their memory, and ``how`` that is known."""
+    """GPUs by ``source``; the two ways by which NICs may reach their memory, and ``how`` that is known;
+    ``torch``'s version for the host's Python, if it is installed."""
 
     gpus: tuple[Gpu, ...] = ()
     source: str = ""
     peer_module: str = ""
     dma_buf: bool = False
     how: str = ""
+    torch: str = ""
 
     def named(self, name: str) -> Gpu | None:
         """The one that an inventory means."""

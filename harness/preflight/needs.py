@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from harness.orders import prime_objects
 from harness.preparation import Preparation, block_count
-from hosts.config import CacheMode, PageKind, TransportKind, VerbsConfig
+from hosts.config import CacheMode, ComputeKind, DeviceKind, PageKind, TransportKind, VerbsConfig
 from hosts.host import BUFFER_SLACK
 from hosts.protocol import Role
 
@@ -18,6 +18,8 @@ class Needs:
     are primed and persisted at once, at most."""
 
     transport: TransportKind = "tcp"
+    compute: ComputeKind = "timed"
+    device: DeviceKind = "cuda"
     verbs: VerbsConfig = field(default_factory=VerbsConfig)
     buffer_pages: PageKind = "base"
     buffer_bytes: Mapping[Role, int] = field(default_factory=dict)
@@ -35,6 +37,8 @@ def needs_of(preparation: Preparation) -> Needs:
     block_bytes = preparation.scale.geometry.full_block_bytes
     return Needs(
         transport=experiment.transport.kind,
+        compute=experiment.compute.kind,
+        device=experiment.compute.device,
         verbs=experiment.transport.verbs,
         buffer_pages=experiment.transport.buffer_pages,
         buffer_bytes={

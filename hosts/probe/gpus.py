@@ -24,11 +24,22 @@ def gpus() -> Facts:
         "gpus": found,
         "source": "nvidia-smi" if listed else _DRIVER,
         "peer_module": peer_modules[0] if peer_modules else "",
+        "torch": _version("torch"),
         "dma_buf": kernel >= _DMA_BUF_KERNEL and open_driver,
         "how": "kernel {}.{}, {} kernel module of NVIDIA, module nvidia_peermem {}".format(
             *kernel, "open" if open_driver else "no open", "loaded" if peer_modules else "not loaded"
         ),
     }
+
+
+def _version(package: str) -> str:
+    """Without importing it, which takes seconds; '' where it is not installed for this Python."""
+    try:
+        from importlib import metadata
+
+        return metadata.version(package)
+    except Exception:  # no such package, or a Python that is too old for either
+        return ""
 
 
 def _by_tool(listed: str) -> List[Facts]:

@@ -29,6 +29,7 @@ HOST_CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     rdma.verbs_library,
     gpus.gpu_direct,
     gpus.placement,
+    gpus.torch,
     storage.store,
     storage.path,
     storage.room,

@@ -1,4 +1,4 @@
-"""GPUs that the inventory lists: there, near a compute NIC, and whether NICs can reach their memory."""
+"""GPUs: those that are listed are there, near a compute NIC and in its reach; torch, where they compute."""
 
 from __future__ import annotations
 
@@ -53,6 +53,28 @@ def placement(case: Case) -> Iterator[Finding]:
         )
     else:
         yield case.ok("numa", f"compute NICs and GPUs share node {_numbers(nodes)}")
+
+
+def torch(case: Case) -> Iterator[Finding]:
+    """torch and a GPU, where engines compute; whether the two fit, torch says when the agent starts."""
+    needs, found = case.needs, case.facts.gpus
+    if needs is None or needs.compute != "torch" or case.host.role == "storage" or found.error:
+        return
+    if not found.torch:
+        yield case.error(
+            "torch",
+            "not installed for the Python that the inventory names; compute.kind = 'torch' needs it",
+            "pip install torch there, in a build for its driver (it is several GB: no run brings it), or set "
+            "compute.kind = 'timed'",
+        )
+    elif needs.device == "cuda" and not found.gpus:
+        yield case.error(
+            "torch",
+            f"{found.torch}, but there is no GPU by {found.source}",
+            "install the GPU's driver, or set compute.device = 'cpu' (times are no GPU's then)",
+        )
+    else:
+        yield case.ok("torch", found.torch)
 
 
 def _numbers(nodes: set[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace as with_needs
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -12,6 +13,7 @@ from harness.preflight import HostFacts, Needs
 from harness.preflight.facts import Address, Lock, Process, Python, Rdma, Route
 
 RACK = inventory()
+COMPUTING = with_needs(NEEDS, compute="torch")
 ON_NFS = inventory(storage=StoragePlace(mount="/mnt/kv"))
 
 
@@ -298,6 +300,14 @@ FAULTS = {
         "gpus",
         "no GPU 0000:17:00.0, found none",
         "correct gpus",
+    ),
+    "no torch": Fault(
+        {"d0": changed("d0", "gpus", torch="")},
+        "error",
+        "torch",
+        "not installed for the Python that the inventory names",
+        "pip install torch there",
+        needs=COMPUTING,
     ),
     "server gone": Fault(
         {"d0": server("d0", error="Connection refused")},

@@ -163,6 +163,7 @@ def facts(name: str, **changes: Any) -> HostFacts:
             source="nvidia-smi",
             peer_module="nvidia_peermem",
             how="kernel 6.8, no open kernel module of NVIDIA, module nvidia_peermem loaded",
+            torch="2.13.0",
         ),
         stores=(
             Store(

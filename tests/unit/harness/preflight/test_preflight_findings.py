@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from recorded_faults import FAULTS, ON_NFS, RACK, Fault, changed, nic, on_nfs, reached
+from recorded_faults import COMPUTING, FAULTS, ON_NFS, RACK, Fault, changed, nic, on_nfs, reached
 from recorded_rack import NEEDS, NUMBERS, facts, judged, peer, told, with_hosts
 
 from harness.inventory import ComputeNic, StorageNic
@@ -196,3 +196,14 @@ def test_whatever_could_not_be_found_out_is_said_and_nothing_else_breaks(
         said = [finding.evidence for finding in found if finding.host == name and finding.severity != "ok"]
         assert sum("lost" in evidence for evidence in said) >= len(lost)
     assert all(finding.fix for finding in found if finding.severity in ("error", "warning"))
+
+
+def test_engines_compute_on_gpus_unless_they_need_none() -> None:
+    bare = changed("d0", "gpus", gpus=())
+    found = [finding for finding in judged(needs=COMPUTING, d0=bare) if finding.check == "torch"]
+    (error,) = [finding for finding in found if finding.severity == "error"]
+    assert (error.host, error.evidence) == ("d0", "2.13.0, but there is no GPU by nvidia-smi")
+    assert "compute.device = 'cpu'" in error.fix
+    on_the_cpu = with_needs(COMPUTING, device="cpu")
+    assert not [f for f in judged(needs=on_the_cpu, d0=bare) if f.check == "torch" and f.severity != "ok"]
+    assert not [f for f in judged(needs=NEEDS, d0=changed("d0", "gpus", torch="")) if f.check == "torch"]
