@@ -56,7 +56,8 @@ def test_commands_are_those_of_the_command_line(file: str) -> None:
     commands = shown_commands(ROOT / file)
     assert commands
     for arguments in commands:
-        assert " ".join(arguments).startswith(reached(arguments))
+        command = reached(arguments).removesuffix(" paths")  # what `calibrate` does unless told otherwise
+        assert " ".join(arguments).startswith(command)
 
 
 @pytest.mark.parametrize("job", JOBS)

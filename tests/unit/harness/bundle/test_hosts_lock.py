@@ -12,7 +12,7 @@ import workloads
 from harness.bundle.lock import lock_text, locked
 
 REQUIREMENTS = Path(__file__).parents[4] / "requirements"
-NOT_BUNDLED = {"nixl_cu12", "pooch", "pyverbs"}
+NOT_BUNDLED = {"nixl_cu12", "pooch", "pyverbs", "torch"}
 """Of the host's own software, or of the control node's commands; each is imported by who asks for it."""
 
 
