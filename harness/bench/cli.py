@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 import typer
 
 from harness import interrupts
@@ -16,15 +17,17 @@ from harness.bench.copies_table import print_copies
 from harness.bench.isolation import IsolationPlan, bench_isolation
 from harness.bench.isolation_metrics import SCENARIOS, Scenario
 from harness.bench.isolation_table import print_qos, print_report
+from harness.bench.layerwise import bench_layerwise, print_layerwise
 from harness.bench.options import in_words, names, sizes
 from harness.bench.storage import bench_storage
 from harness.bench.transport import Ends, bench_transport
 from harness.cluster import inside_user_namespace, probe, reexec_in_user_namespace
 from harness.console import JsonOption, out, print_json
 from hosts.bench.device_copies import Layer
+from hosts.bench.layerwise import PromptShape
 from hosts.bench.reads import Reads
 from hosts.bench.transfers import Transfers
-from hosts.config import ReadEngine, StorageConfig, TransportConfig, TransportKind
+from hosts.config import ComputeConfig, DeviceKind, ReadEngine, StorageConfig, TransportConfig, TransportKind
 from hosts.cuda.copies import Direction
 from hosts.qos import find_qos
 
@@ -173,6 +176,34 @@ def copies_command(
         print_json(report)
     else:
         print_copies(report, out)
+
+
+@bench.command(
+    "layerwise",
+    epilog="Examples: `dualpath bench layerwise --model deepseek-v3.2-660b --engines 32` · `dualpath bench "
+    "layerwise --model toy-latent --device cpu` (a try without a GPU)",
+)
+def layerwise_command(
+    model: Annotated[str, typer.Option(help="Whose layers.")] = "dualpath-27b",
+    cached: Annotated[
+        int, typer.Option(min=64, help="Cached tokens, rounded down to blocks of 64.")
+    ] = 32_768,
+    new: Annotated[int, typer.Option(min=1, help="Tokens that are computed.")] = 429,
+    engines: Annotated[int, typer.Option(min=1, help="Engines that share the experts.")] = 8,
+    device: Annotated[DeviceKind, typer.Option(help="What computes.")] = "cuda",
+    gpu: Annotated[str, typer.Option(help="Which GPU: index, UUID or PCI address.")] = "",
+    seconds: _SecondsOption = 0.5,
+    rounds: _RoundsOption = 4,
+    json: JsonOption = False,
+) -> None:
+    """A prefill pass whose KV is loaded layer by layer, beside loading alone and computing alone."""
+    shape = PromptShape(model, cached - cached % 64, new, 64)
+    config = ComputeConfig("torch", device, (gpu,) if gpu else (), engines)
+    report = bench_layerwise(shape, config, rounds, seconds)
+    if json:
+        print_json({**msgspec.to_builtins(report), "over_longest": report.over_longest})
+    else:
+        print_layerwise(report, out)
 
 
 @bench.command(

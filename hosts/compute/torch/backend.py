@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hosts.compute.base import CachedKv, Chunk
+from hosts.compute.base import CachedKv, Chunk, ComputeError
 from hosts.compute.prediction import Prediction
 from hosts.compute.torch.decode import TorchDecode
 from hosts.compute.torch.device import find_devices
@@ -21,6 +21,9 @@ from hosts.compute.torch.residence import Residence, load
 from hosts.config import ComputeConfig, Geometry
 from hosts.cuda.driver import Gpu
 from hosts.cuda.memory import PinnedMemory
+
+WORKING_BYTES = 4e9
+"""For a batch's activations, and attention's scores and gathered entries."""
 
 
 class TorchCompute:
@@ -48,6 +51,8 @@ class TorchCompute:
                 memory = KvMemory(prediction.model, geometry, content_seed, device)
                 self._engines.append(Engine(number, layers, memory))
                 resources.callback(self._engines[-1].close)
+            for device in {device for device in devices if device.type == "cuda"}:
+                _keep_to_budget(device, devices.count(device) * prediction.config.kv_hbm_bytes)
             self._resources = resources.pop_all()
 
     def forward(self, engines: range, batches: Sequence[Sequence[Chunk]], layerwise: bool) -> TorchForward:
@@ -68,3 +73,21 @@ class TorchCompute:
         self._engines.clear()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
+
+
+def _keep_to_budget(device: torch.device, kv_bytes: float) -> None:
+    """Let this process have no more of the GPU than its weights, ``kv_bytes`` and what computing takes.
+
+    Raises `ComputeError` where that is not free.
+    """
+    free_bytes, all_bytes = torch.cuda.mem_get_info(device)
+    needed_bytes = kv_bytes + WORKING_BYTES
+    if needed_bytes > free_bytes:
+        raise ComputeError(
+            f"{device}: {free_bytes / 1e9:.1f} of {all_bytes / 1e9:.1f} GB free beside the weights, expected "
+            f"{needed_bytes / 1e9:.1f}: what the profile leaves for KV, and {WORKING_BYTES / 1e9:.1f} GB to "
+            "compute with; free the GPU (nvidia-smi shows who has it), or set cluster.replace.gpu_memory"
+        )
+    torch.cuda.set_per_process_memory_fraction(
+        min(1.0, (torch.cuda.memory_reserved(device) + needed_bytes) / all_bytes), device
+    )

@@ -19,6 +19,7 @@ pytest.importorskip("torch", reason="torch is not installed here (tox -e torch i
 
 import torch
 
+from hosts.compute.torch import backend
 from hosts.compute.torch import device as device_module
 from hosts.compute.torch.device import find_devices, open_lane
 from hosts.compute.torch.engine import Engine
@@ -111,6 +112,26 @@ def test_out_of_memory_says_what_to_do() -> None:
         asyncio.run(test())
     finally:
         one.close()
+
+
+@pytest.mark.parametrize(("free_gb", "reserved_gb", "share"), [(60.0, 1.0, (1 + 30 + 4) / 80), (79, 70, 1.0)])
+def test_a_process_keeps_to_its_part_of_a_gpu(
+    free_gb: float, reserved_gb: float, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, set_to = torch.device("cuda", 0), []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free_gb * 1e9), int(80e9)))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: int(reserved_gb * 1e9))
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda part, device: set_to.append(part)
+    )
+    backend._keep_to_budget(gpu, 30e9)
+    assert set_to == [pytest.approx(share)]
+
+
+def test_a_budget_that_is_not_free_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(20e9), int(80e9)))
+    with pytest.raises(ComputeError, match=r"cuda:0: 20\.0 of 80\.0 GB free .*expected 34\.0: .*gpu_memory"):
+        backend._keep_to_budget(torch.device("cuda", 0), 30e9)
 
 
 def test_what_the_cpu_was_asked_for_is_done() -> None:

@@ -1,0 +1,65 @@
+"""``dualpath bench layerwise``: how well a pass hides the loading of its KV."""
+
+from __future__ import annotations
+
+import statistics
+
+import msgspec
+from rich.console import Console
+
+from hosts.bench.layerwise import PassPart, PromptShape, in_rounds
+from hosts.config import ComputeConfig, DeviceKind
+from workloads.models import find_model, prefill_flops
+
+
+class LayerwiseReport(msgspec.Struct, frozen=True):
+    """Seconds of every part in each round; ``nbytes`` are loaded, ``flops`` computed if the engine shares
+    experts with none."""
+
+    shape: PromptShape
+    device: DeviceKind
+    expert_engines: int
+    nbytes: int
+    flops: int
+    rounds: dict[PassPart, list[float]]
+
+    def seconds(self, part: PassPart) -> float:
+        """The median of the rounds."""
+        return statistics.median(self.rounds[part])
+
+    @property
+    def over_longest(self) -> float:
+        """Time of the pass over that of the longer of its parts: 1 where the other hides behind it wholly,
+        the median of the rounds' own ratios."""
+        load, compute, together = (self.rounds[part] for part in ("load", "compute", "together"))
+        return statistics.median(
+            whole / max(parts) for whole, *parts in zip(together, load, compute, strict=True)
+        )
+
+
+def bench_layerwise(
+    shape: PromptShape, config: ComputeConfig, rounds: int, seconds: float
+) -> LayerwiseReport:
+    """Verify a pass, then time it and its parts in turn; raises `ComputeError`."""
+    model, geometry = find_model(shape.model), shape.geometry
+    return LayerwiseReport(
+        shape=shape,
+        device=config.device,
+        expert_engines=config.expert_engines,
+        nbytes=shape.cached_tokens // shape.block_tokens * geometry.full_block_bytes,
+        flops=prefill_flops(model, shape.cached_tokens, shape.new_tokens),
+        rounds=in_rounds(shape, config, rounds, seconds),
+    )
+
+
+def print_layerwise(report: LayerwiseReport, out: Console) -> None:
+    """A line a part, and what it comes to."""
+    shape, load, compute = report.shape, report.seconds("load"), report.seconds("compute")
+    out.print(
+        f"{shape.model}: {shape.new_tokens} tokens over {shape.cached_tokens} cached, one engine, "
+        f"{report.device}"
+    )
+    out.print(f"load      {load * 1e3:9.3f} ms  {report.nbytes / load / 1e9:.3g} GB/s of KV, all layers")
+    out.print(f"compute   {compute * 1e3:9.3f} ms  {report.flops / compute / 1e12:.3g} TFLOP/s")
+    out.print(f"together  {report.seconds('together') * 1e3:9.3f} ms  layer by layer, new KV copied back")
+    out.print(f"{report.over_longest:.2f} x the longer of load and compute (1: the other hides behind it)")

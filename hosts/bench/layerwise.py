@@ -1,0 +1,159 @@
+"""A prefill pass of one prompt on one engine, layer by layer, and its parts alone: does loading hide behind
+computing (paper 4.1)?"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Literal, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from hosts.buffers import BufferArena
+from hosts.compute import Chunk, Compute, ComputeError, Piece, open_compute
+from hosts.config import ComputeConfig, EngineConfig, Geometry
+from hosts.content import fill_blocks, mismatched, salts
+from workloads.models import find_model
+
+PassPart = Literal["load", "compute", "together"]
+"""KV of all layers to the device; the pass without any KV moved; the pass with it, both ways."""
+
+_PAGE_BYTES = 4096
+_SEED = 1
+
+
+class PromptShape(msgspec.Struct, frozen=True):
+    """``new_tokens`` over ``cached_tokens``, which are whole blocks, of ``model`` in real bytes."""
+
+    model: str
+    cached_tokens: int
+    new_tokens: int
+    block_tokens: int
+
+    @property
+    def geometry(self) -> Geometry:
+        """Nothing is scaled down."""
+        model = find_model(self.model)
+        return Geometry(model.layers, self.block_tokens, self.block_tokens * model.layer_kv_bytes_per_token)
+
+
+class _KvInMemory:
+    """See `PassKv`: in blocks one after the other, as a PE buffer has it."""
+
+    def __init__(
+        self, blocks: NDArray[np.uint8], cached_blocks: int, geometry: Geometry, moves: bool
+    ) -> None:
+        self.moves, self.copied_tokens = moves, cached_blocks * geometry.block_tokens
+        self._blocks, self._cached, self._layer_bytes = blocks, cached_blocks, geometry.layer_block_bytes
+
+    def cached_rows(self, layer: int) -> Sequence[NDArray[np.uint8]]:
+        """See `CachedKv`."""
+        return (self._layer(layer)[: self._cached],)
+
+    def new_rows(self, layer: int) -> NDArray[np.uint8]:
+        """See `PassKv`."""
+        return self._layer(layer)[self._cached :]
+
+    def new_salts(self) -> NDArray[np.uint64]:
+        """See `PassKv`."""
+        return salts(_SEED, np.arange(self._cached, len(self._blocks)))
+
+    def fill_new(self) -> None:
+        """See `PassKv`."""
+        fill_blocks(self._blocks[self._cached :], _SEED, np.arange(self._cached, len(self._blocks)))
+
+    def _layer(self, layer: int) -> NDArray[np.uint8]:
+        return self._blocks[:, layer * self._layer_bytes : (layer + 1) * self._layer_bytes]
+
+
+class LayerwisePass:
+    """A prompt of ``shape`` in page-locked memory and an engine for it, until closed."""
+
+    def __init__(self, shape: PromptShape, config: ComputeConfig) -> None:
+        self.shape, geometry = shape, shape.geometry
+        cached, new = (-(-t // shape.block_tokens) for t in (shape.cached_tokens, shape.new_tokens))
+        nbytes = (cached + new) * geometry.full_block_bytes
+        memory = BufferArena(nbytes, _PAGE_BYTES, pages="transparent").view
+        self._blocks = memory[:nbytes].reshape(cached + new, geometry.full_block_bytes)
+        fill_blocks(self._blocks[:cached], _SEED, np.arange(cached))
+        self._kv = {moves: _KvInMemory(self._blocks, cached, geometry, moves) for moves in (True, False)}
+        self._layers = geometry.layers
+        self._compute: Compute = open_compute(config, _engine(shape.model), 1, geometry, _SEED, memory)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._compute.close()
+
+    async def verify(self) -> None:
+        """One pass; raises `ComputeError` if its KV does not come back as it has to."""
+        await self._run("together")
+        wrong = mismatched(self._blocks, _SEED, np.arange(len(self._blocks)))
+        if len(wrong):
+            raise ComputeError(
+                f"{self.shape.model}: {len(wrong)} of {len(self._blocks)} blocks are wrong after a pass, "
+                f"block {wrong[0]} first: a copy to or from the device, or its memory, is not to be trusted"
+            )
+
+    async def time(self, part: PassPart, seconds: float) -> float:
+        """Seconds of one, the median of as many as fit, at least three after one that warms up."""
+        await self._run(part)
+        ends_at, times = time.perf_counter() + seconds, list[float]()
+        while len(times) < 3 or time.perf_counter() < ends_at:
+            began_at = time.perf_counter()
+            await self._run(part)
+            times.append(time.perf_counter() - began_at)
+        return statistics.median(times)
+
+    async def _run(self, part: PassPart) -> None:
+        if part == "load":
+            (await self._compute.load(0, self._kv[True], self.shape.cached_tokens)).free()
+            return
+        chunk = Chunk(Piece(self.shape.cached_tokens, self.shape.new_tokens), self._kv[part == "together"])
+        async with self._compute.forward(range(1), [[chunk]], layerwise=True) as forward:
+            for layer in range(self._layers):
+                forward.begin(layer, 0)
+                if layer:
+                    await forward.computed(layer - 1)
+            await forward.computed(self._layers - 1)
+
+
+def in_rounds(
+    shape: PromptShape, config: ComputeConfig, rounds: int, seconds: float
+) -> dict[PassPart, list[float]]:
+    """Seconds of every part in every round, their order reversed from round to round."""
+
+    async def measured() -> dict[PassPart, list[float]]:
+        parts: tuple[PassPart, ...] = ("load", "compute", "together")
+        found: dict[PassPart, list[float]] = {part: [] for part in parts}
+        async with LayerwisePass(shape, config) as running:
+            await running.verify()
+            for number in range(rounds):
+                for part in parts if number % 2 == 0 else reversed(parts):
+                    found[part].append(await running.time(part, seconds))
+        return found
+
+    return asyncio.run(measured())
+
+
+def _engine(model: str) -> EngineConfig:
+    """One that nothing is predicted by."""
+    return EngineConfig(
+        model=model,
+        gpu_flops=1.0,
+        hbm_bytes_per_s=1.0,
+        copy_bytes_per_s=1.0,
+        weight_bytes=0.0,
+        kv_hbm_bytes=0.0,
+        decode_overhead_s=0.0,
+        compute_quota_s=1.0,
+        time_dilation=1.0,
+    )
