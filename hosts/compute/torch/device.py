@@ -40,10 +40,12 @@ class Lane(Protocol):
 
 
 class CudaLane:
-    """See `Lane`."""
+    """See `Lane`. It begins after what the calling thread has asked of the device outside any lane, such as
+    making weights."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)
+        self._stream.wait_stream(torch.cuda.current_stream(device))
         self.handle = int(self._stream.cuda_stream)
 
     def entered(self) -> AbstractContextManager[object]:

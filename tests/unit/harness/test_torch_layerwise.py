@@ -53,9 +53,7 @@ def test_a_pass_whose_bytes_are_wrong_is_not_timed(monkeypatch: pytest.MonkeyPat
 
     async def test() -> None:
         async with LayerwisePass(TOY, ComputeConfig("torch", "cpu", (), 2)) as running:
-            with pytest.raises(
-                ComputeError, match="1 of 5 blocks are wrong after a pass, block 4"
-            ):
+            with pytest.raises(ComputeError, match="1 of 5 blocks are wrong after a pass, block 4"):
                 await running.verify()
 
     asyncio.run(test())

@@ -1,0 +1,172 @@
+"""What has to hold on a GPU: copies, overlap, prediction, and `timed` against `torch` in whole runs.
+
+    .venv/bin/python tools/measure_gpu.py runs/gpu [--model dualpath-27b] [--device cuda] [--rounds 2]
+
+On a host with a GPU and torch for it. Steps, each a command of `dualpath` that is printed before it runs:
+
+1. `bench copies` with the model's Layer Blocks: a layer in one strided copy, as runs do it, over the
+   bandwidth of a copy without gaps (expected: at least 90 %)
+2. `bench layerwise`: a pass over the longer of loading and computing (at most 1.1)
+3. `calibrate compute`: held-out points (within 10 %); prefill at 32K as a share of the GEMM peak
+4. 1P1D on this host, one engine each, `torch` and `timed` with that profile in turn, A B B A: speedups
+   (within 5 %)
+
+Prints a Markdown table, exits 1 if something is not as expected or a run is not valid. About ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tomli_w
+
+from workloads.models import find_model
+
+BLOCK_TOKENS = 64
+
+
+class Line(NamedTuple):
+    """A row of the table."""
+
+    what: str
+    expected: str
+    measured: str
+    holds: bool
+
+
+def main() -> int:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where the runs are or go")
+    parser.add_argument("--model", default="dualpath-27b")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: to try this script")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each compute back-end")
+    parser.add_argument("--bytes-divisor", type=float, default=64.0, help="of the runs' emulated links")
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [] if arguments.device == "cpu" else copies(arguments.model)
+    lines += overlap(arguments.model, arguments.device)
+    profile = folder / f"{arguments.model}.toml"
+    lines += prediction(arguments.model, arguments.device, profile)
+    lines += agreement(arguments, folder, profile)
+    print("\n| what must hold | expected | measured | |\n|---|---|---|---|")
+    for line in lines:
+        print(f"| {line.what} | {line.expected} | {line.measured} | {'yes' if line.holds else 'no'} |")
+    return 0 if all(line.holds for line in lines) else 1
+
+
+def copies(model: str) -> list[Line]:
+    """A layer at the model's true pitch."""
+    geometry = find_model(model)
+    block = str(BLOCK_TOKENS * geometry.layer_kv_bytes_per_token)
+    report = answered("bench", "copies", "--block", block, "--layers", str(geometry.layers), "--json")
+    lines = []
+    for case in report["cases"]:
+        seconds = {way: [times["device_s"] for times in rounds] for way, rounds in case["rounds"].items()}
+        pairs = zip(seconds["whole"], seconds["pitched"], strict=True)
+        share = statistics.median(whole / pitched for whole, pitched in pairs)
+        what = f"{case['direction']} of a layer in {block} byte blocks, over a copy without gaps"
+        lines.append(Line(what, "at least 90 %", f"{share:.1%}", share >= 0.9))
+    return lines
+
+
+def overlap(model: str, device: str) -> list[Line]:
+    """A pass of the paper's mean prompt."""
+    report = answered("bench", "layerwise", "--model", model, "--device", device, "--engines", "1", "--json")
+    parts = {part: statistics.median(times) * 1e3 for part, times in report["rounds"].items()}
+    found = report["over_longest"]
+    shown = ", ".join(f"{part} {milliseconds:.3g} ms" for part, milliseconds in parts.items())
+    return [
+        Line("layerwise pass over the longer part", "at most 1.1", f"{found:.2f} ({shown})", found <= 1.1)
+    ]
+
+
+def prediction(model: str, device: str, profile: Path) -> list[Line]:
+    """All experts on the one engine that there is of each role."""
+    options = ("--device", device, "--engines", "1", "--out", str(profile), "--json")
+    kernels = answered("calibrate", "compute", model, *options)
+    held_out, rate, peak = kernels["held_out"], kernels["prefill_tflop_per_s"], kernels["gemm_tflop_per_s"]
+    reference = f"{kernels['prefill_new']} tokens over {kernels['prefill_context']}"
+    speed = f"{rate:.4g} TFLOP/s, {rate / peak:.1%} of {peak:.4g}"
+    shown = f"{held_out['largest']:.1%} (median {held_out['median']:.1%}) of {held_out['points']} points"
+    return [
+        Line("held-out points predicted", "within 10 %", shown, held_out["largest"] <= 0.1),
+        Line(
+            f"prefill of {reference}",
+            "reported",
+            f"{rate:.4g} TFLOP/s, {rate / peak:.1%} of {peak:.4g}",
+            True,
+        ),
+    ]
+
+
+def agreement(arguments: argparse.Namespace, folder: Path, profile: Path) -> list[Line]:
+    """Speedups of the same runs, computed and timed."""
+    kinds = ["torch", "timed"]
+    speedups: dict[str, list[float]] = {kind: [] for kind in kinds}
+    valid = True
+    for number in range(arguments.rounds):
+        for kind in kinds if number % 2 == 0 else reversed(kinds):
+            directory = folder / f"{kind}-{number}"
+            if not (directory / "summary.json").exists():
+                file = folder / f"{kind}.toml"
+                file.write_text(tomli_w.dumps(experiment(arguments, kind, profile)))
+                command("run", str(file), "--out", str(directory))
+            summary = json.loads((directory / "summary.json").read_bytes())
+            valid &= not summary["problems"]
+            speedups[kind].append(summary["comparison"]["speedup"]["value"])
+    computed, timed = (statistics.median(speedups[kind]) for kind in kinds)
+    shown = f"{computed:.3f}x computed, {timed:.3f}x timed" + ("" if valid else ", not all valid")
+    return [
+        Line("speedup 1P1D", "within 5 %", shown, valid and abs(computed / timed - 1) <= 0.05),
+    ]
+
+
+def experiment(arguments: argparse.Namespace, kind: str, profile: Path) -> dict[str, Any]:
+    """As `io_bound_1p1d`, with one engine a host and no dilation: kernels take the time that they take."""
+    return {
+        "name": f"gpu-{kind}",
+        "model": arguments.model,
+        "workload": {"synthesize": "paper-64k", "synthesized_sessions": 50, "generated_scale": 0.001},
+        "replay": {"agents": 16, "turns_per_agent": 3, "start": "middle"},
+        "cluster": {
+            "prefill_hosts": 1,
+            "decode_hosts": 1,
+            "profile": str(profile),
+            "replace": {"engines_per_host": 1, "gpu_memory": 60},
+        },
+        "scale": {"bytes_divisor": arguments.bytes_divisor, "time_dilation": 1},
+        "compute": {"kind": kind, "device": arguments.device},
+        "measurement": {"repetitions": 3, "deadline_s": 900},
+    }
+
+
+def answered(*arguments: str) -> dict[str, Any]:
+    """The JSON that a command prints."""
+    found: dict[str, Any] = json.loads(command(*arguments).stdout)
+    return found
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of ours; 1 is an invalid run, which is judged by its summary."""
+    print("$ dualpath", shlex.join(arguments), file=sys.stderr)
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.cli", *arguments], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode not in (0, 1):
+        sys.exit(f"measure_gpu: that ended with {done.returncode}")
+    return done
+
+
+if __name__ == "__main__":
+    sys.exit(main())
