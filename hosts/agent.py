@@ -143,7 +143,9 @@ class Agent:
         gpus = self._resources.enter_context(open_gpu_counters())
         self._telemetry = Telemetry(nics, host.storage, config.telemetry_interval_s, gpus)
         self._resources.push_async_callback(self._telemetry.close)
-        compute = open_compute(
+        # In a thread: importing torch and making weights takes longer than the control node waits for a sign.
+        compute = await asyncio.to_thread(
+            open_compute,
             config.compute,
             config.engine,
             config.engines,

@@ -41,11 +41,22 @@ class Engine:
         await asyncio.wrap_future(self._waiting.submit(mark.wait))
 
     async def idle(self) -> None:
-        """Until nothing that was asked for is under way, also while being cancelled."""
+        """Until nothing that was asked for is under way. Who is cancelled meanwhile is so afterwards: memory
+        that a device still works on is nobody's to give away."""
+        done, cancelled = asyncio.ensure_future(self._all_done()), False
+        while not done.done():
+            try:
+                await asyncio.shield(done)
+            except asyncio.CancelledError:
+                cancelled = True
+        done.result()
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def _all_done(self) -> None:
         lanes = (self.copy_in, self.computing, self.copy_out)
-        marks = self.ask(lambda: [lane.mark() for lane in lanes])
-        for mark in await asyncio.shield(asyncio.wrap_future(marks)):
-            await asyncio.shield(asyncio.wrap_future(self._waiting.submit(mark.wait)))
+        for mark in await asyncio.wrap_future(self.ask(lambda: [lane.mark() for lane in lanes])):
+            await self.wait(mark)
 
     def close(self) -> None:
         """End the threads, when what was asked for is done."""
