@@ -7,7 +7,7 @@ that the agent's event loop stays free. Another one waits for the GPU.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -41,19 +41,7 @@ class Engine:
         await asyncio.wrap_future(self._waiting.submit(mark.wait))
 
     async def idle(self) -> None:
-        """Until nothing that was asked for is under way. Who is cancelled meanwhile is so afterwards: memory
-        that a device still works on is nobody's to give away."""
-        done, cancelled = asyncio.ensure_future(self._all_done()), False
-        while not done.done():
-            try:
-                await asyncio.shield(done)
-            except asyncio.CancelledError:
-                cancelled = True
-        done.result()
-        if cancelled:
-            raise asyncio.CancelledError
-
-    async def _all_done(self) -> None:
+        """Until nothing that was asked for is under way."""
         lanes = (self.copy_in, self.computing, self.copy_out)
         for mark in await asyncio.wrap_future(self.ask(lambda: [lane.mark() for lane in lanes])):
             await self.wait(mark)
@@ -62,6 +50,20 @@ class Engine:
         """End the threads, when what was asked for is done."""
         self._asking.shutdown()
         self._waiting.shutdown()
+
+
+async def all_idle(engines: Iterable[Engine]) -> None:
+    """Until no engine has anything under way. Who is cancelled meanwhile is so only afterwards: memory that a
+    device still works on is nobody's to give away."""
+    idle, cancelled = asyncio.gather(*(engine.idle() for engine in engines)), False
+    while not idle.done():
+        try:
+            await asyncio.shield(idle)
+        except asyncio.CancelledError:
+            cancelled = True
+    idle.result()
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 def _without_gradients(device: torch.device, work: Callable[[], _T]) -> _T:

@@ -17,7 +17,7 @@ import torch
 
 from hosts.compute.base import Chunk
 from hosts.compute.torch.device import Mark
-from hosts.compute.torch.engine import Engine
+from hosts.compute.torch.engine import Engine, all_idle
 from hosts.compute.torch.residence import Residence
 
 RING_LAYERS = 2
@@ -147,7 +147,7 @@ class TorchForward:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Until the devices have let go of the chunks' memory."""
-        await asyncio.gather(*(engine.idle() for engine in self._engines))
+        await all_idle(self._engines)
 
     def begin(self, layer: int, ready_at_ns: int) -> None:
         """See `Forward`."""

@@ -8,7 +8,7 @@ import torch
 
 from hosts.compute.base import CachedKv
 from hosts.compute.torch.device import Mark
-from hosts.compute.torch.engine import Engine
+from hosts.compute.torch.engine import Engine, all_idle
 
 
 class Residence:
@@ -44,6 +44,6 @@ async def load(engine: Engine, kv: CachedKv, tokens: int) -> Residence:
         residence, copied = await asyncio.wrap_future(engine.ask(copy))
         await engine.wait(copied)
     except asyncio.CancelledError:
-        await engine.idle()  # the rows may be given to somebody else after this
+        await all_idle([engine])  # the rows may be given to somebody else after this
         raise
     return residence
