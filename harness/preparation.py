@@ -14,6 +14,7 @@ from harness.feasibility import bottlenecks, check_buffers, check_hbm
 from harness.scale_model import ScaleModel, scale
 from harness.scheduling import Limits
 from harness.sites.base import Site, SiteHost
+from hosts.compute import prediction_of
 from hosts.config import ComputeConfig, NicConfig, StorageConfig, TransportConfig, VerbsConfig
 from hosts.protocol import HostConfig, StoredObject
 from workloads import arrivals
@@ -21,7 +22,7 @@ from workloads.agents import agents_for
 from workloads.expected import expected_read_bytes
 from workloads.formats import load_trace
 from workloads.layout import BlockRange, ReplayPlan, SessionPlan, TurnPlan, plan_replay
-from workloads.models import Model, find_model, kv_bytes_per_token, prefill_flops
+from workloads.models import Model, find_model, kv_bytes_per_token
 from workloads.scaling import scale_trace
 from workloads.synthesis import synthesize
 from workloads.trace import Trace
@@ -76,17 +77,17 @@ class Preparation:
 
     def limits(self, storage_read_bytes_per_s: Mapping[str, float]) -> Limits:
         """The request scheduler's limits (paper 6.1): alpha from the measured ceiling of every host, beta
-        from the model's FLOPs over the profile's GPU, for this replay's prompts."""
+        from what is predicted for this replay's prompts."""
         scheduler, geometry = self.experiment.request_scheduler, self.scale.geometry
         token_bytes = geometry.full_block_bytes / geometry.block_tokens
         alpha_s = scheduler.alpha_s * self.scale.time_dilation
-        engine = self.scale.engines["prefill"]
+        prediction = prediction_of(self.scale.engines["prefill"])
         turns = [turn for session in self.sessions for turn in session.turns]
         prompts = sum(turn.hit_tokens + turn.new_tokens for turn in turns)
-        flops = sum(prefill_flops(self.model, turn.hit_tokens, turn.new_tokens) for turn in turns)
+        seconds = sum(prediction.prompt_s(turn.hit_tokens, turn.new_tokens) for turn in turns)
         return Limits(
             alpha_tokens={h: alpha_s * rate / token_bytes for h, rate in storage_read_bytes_per_s.items()},
-            beta_tokens=scheduler.beta_s * prompts / (flops / engine.gpu_flops),
+            beta_tokens=scheduler.beta_s * prompts / seconds,
             decode_hbm_tokens=int(self.scale.engines["decode"].kv_hbm_bytes / kv_bytes_per_token(self.model)),
             decode_buffer_tokens=int(self.scale.buffer_bytes["decode"] / token_bytes),
         )
@@ -161,7 +162,9 @@ class Preparation:
         compute = self.experiment.compute
         if host.role == "storage":
             return ComputeConfig()
-        return ComputeConfig(compute.kind, compute.device, host.gpus, self.scale.expert_engines[host.role])
+        return ComputeConfig(
+            compute.kind, compute.device, host.gpus, self.scale.expert_engines[host.role], host.python
+        )
 
     def cluster_spec(self) -> ClusterSpec:
         """The emulated cluster that this takes; raises ExperimentError if there can be none."""

@@ -143,13 +143,15 @@ class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What computes: ``timed`` waits by the engine's figures, ``torch`` runs kernels on ``device``.
 
     ``gpus`` (index, UUID or PCI address) are the engines' in their order; without them, the host's GPUs in
-    turn. Experts are spread over ``expert_engines`` engines.
+    turn. Experts are spread over ``expert_engines`` engines. ``python``, if not empty, has the host's torch
+    where this process's environment has none.
     """
 
     kind: ComputeKind = "timed"
     device: DeviceKind = "cuda"
     gpus: tuple[str, ...] = ()
     expert_engines: int = 1
+    python: str = ""
 
 
 class NicConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

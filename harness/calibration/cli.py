@@ -16,11 +16,13 @@ from harness import interrupts
 from harness.calibration.compute import ComputePlan, calibrate_compute
 from harness.calibration.kernels_table import kernels_remarks, kernels_table
 from harness.calibration.measure import calibrate
+from harness.calibration.on_host import host_of, measuring_on
 from harness.calibration.result import calibration_file, save
 from harness.calibration.table import remarks, storage_table, transfer_table
 from harness.console import JsonOption, out, print_json
 from harness.experiment import load_experiment, load_profile, to_toml
 from harness.grounds import InventoryOption, ModeOption, ground_of
+from harness.inventory import load_inventory
 from harness.progress import RunProgress
 from hosts.config import DeviceKind
 from workloads.models import find_model
@@ -88,7 +90,8 @@ def paths_command(
 @calibrate_commands.command(
     "compute",
     epilog="Examples: `dualpath calibrate compute dualpath-27b --engines 8 --out h200.toml` · `dualpath "
-    "calibrate compute toy-latent --device cpu` (a try without a GPU)",
+    "calibrate compute dualpath-27b --inventory rack.toml --host p0` · `dualpath calibrate compute "
+    "toy-latent --device cpu` (a try without a GPU)",
 )
 def compute_command(
     model: Annotated[str, typer.Argument(help="Whose kernels.")],
@@ -108,6 +111,13 @@ def compute_command(
             show_default=False,
         ),
     ] = None,
+    inventory: InventoryOption = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Which host of the inventory measures [default: the first prefill host].", show_default=False
+        ),
+    ] = "",
     longest_context: Annotated[int, typer.Option(min=4096, help="Cached tokens, at most.")] = 65_536,
     most_tokens: Annotated[int, typer.Option(min=512, help="Tokens of a pass, at most.")] = 4096,
     seconds: Annotated[float, typer.Option(min=0.01, help="How long each point is measured.")] = 0.3,
@@ -118,8 +128,9 @@ def compute_command(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure a model's kernels on this machine's GPU and write a hardware profile that predicts by them.
+    """Measure a model's kernels on a GPU and write a hardware profile that predicts by them.
 
+    The GPU is this machine's or, with an inventory, a host's, which needs torch for its Python.
     An experiment uses it by `cluster.profile = "FILE"`; its times are then what was measured, not FLOPs over
     an assumed rate.
     """
@@ -136,7 +147,13 @@ def compute_command(
         rounds=rounds,
         command=shlex.join(["dualpath", *sys.argv[1:]]),
     )
-    calibrated = calibrate_compute(plan, base)
+    if inventory is None:
+        calibrated = calibrate_compute(plan, base)
+    else:
+        rack = load_inventory(inventory)
+        with RunProgress() as progress:
+            measure = measuring_on(rack, host_of(rack, host), progress.phase)
+            calibrated = calibrate_compute(plan, base, measure)
     output.write_text(to_toml(calibrated))
     kernels = calibrated.kernels[model]
     if json:

@@ -34,7 +34,7 @@ class SiteHost:
     ``argv`` makes the command that runs one of our modules there, with its arguments; ``bind_address`` is
     where its transport listens.
     ``rdma`` names the RDMA port to use: (device, port, GID index), None to find it by the address. ``gpus``
-    are its engines', where they are known.
+    are its engines', where they are known; ``python`` is what its environment was made from, if there is one.
     """
 
     name: str
@@ -46,6 +46,7 @@ class SiteHost:
     compute_pace_bytes_per_s: float = 0.0
     rdma: tuple[str, int, int] | None = None
     gpus: tuple[str, ...] = ()
+    python: str = ""
 
 
 class Watched(NamedTuple):

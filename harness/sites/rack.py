@@ -138,6 +138,7 @@ def _host(
         ),
         rdma=_rdma(host, facts),
         gpus=host.gpus,
+        python=inventory.python,
     )
 
 

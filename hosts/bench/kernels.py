@@ -20,6 +20,7 @@ from typing import Literal
 import msgspec
 
 from hosts.compute import ComputeError
+from hosts.compute.torch.importing import require_torch
 from hosts.config import DeviceKind
 
 TokenPart = Literal["dense", "experts", "head"]
@@ -42,7 +43,8 @@ class TokenPoint(msgspec.Struct, frozen=True):
 
 
 class Kernels(msgspec.Struct, frozen=True):
-    """What is measured: points of ``model``, each for ``seconds``, in ``rounds``."""
+    """What is measured: points of ``model``, each for ``seconds``, in ``rounds``. ``python`` as in
+    `ComputeConfig`."""
 
     model: str
     device: DeviceKind
@@ -52,6 +54,7 @@ class Kernels(msgspec.Struct, frozen=True):
     tokens: tuple[TokenPoint, ...]
     seconds: float
     rounds: int
+    python: str = ""
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -67,6 +70,7 @@ class Measured(msgspec.Struct, frozen=True):
 
 def measure(kernels: Kernels) -> Measured:
     """Raises `ComputeError`, ModelError."""
+    require_torch(kernels.python)
     import torch
 
     from hosts.compute.torch.attention import attention_layer

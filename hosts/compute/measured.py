@@ -30,6 +30,10 @@ class MeasuredPrediction(Prediction):
         """See `Prediction`."""
         return self.kernels.attention_s(self._kinds, cached_tokens, new_tokens)
 
+    def prompt_s(self, cached_tokens: int, new_tokens: int) -> float:
+        """See `Prediction`."""
+        return self.attention_s(cached_tokens, new_tokens) + self.kernels.shared_s(new_tokens, 1)
+
     def forward_s(self, batches: Sequence[Sequence[Piece]]) -> float:
         """See `Prediction`."""
         attention_s = max(sum(self.attention_s(*piece) for piece in batch) for batch in batches)

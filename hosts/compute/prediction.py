@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hosts.config import EngineConfig
-from workloads.models import Model, kv_bytes_per_token
+from workloads.models import Model, kv_bytes_per_token, prefill_flops
 
 
 class Piece(NamedTuple):
@@ -32,6 +32,10 @@ class Prediction:
     def attention_s(self, cached_tokens: int, new_tokens: int) -> float:
         """One engine's attention for one request, all layers: what the compute quota bounds (6.2)."""
         return self.model.attention_flops(cached_tokens, new_tokens) / self.config.gpu_flops
+
+    def prompt_s(self, cached_tokens: int, new_tokens: int) -> float:
+        """One request's part of forward passes, beside others: what it adds to a queue (6.1)."""
+        return prefill_flops(self.model, cached_tokens, new_tokens) / self.config.gpu_flops
 
     def forward_s(self, batches: Sequence[Sequence[Piece]]) -> float:
         """A forward pass of engines that run in step; ``batches[e]`` is the batch of engine e."""

@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import sys
 from typing import List
 
 from hosts.probe.reading import Facts, number, output, text
@@ -10,6 +11,7 @@ from hosts.probe.reading import Facts, number, output, text
 _QUERY = "index,uuid,pci.bus_id,name,driver_version"
 _DRIVER = "/proc/driver/nvidia"
 _PEER_MODULES = ("nvidia_peermem", "nv_peer_mem")
+_TORCH = "from importlib import metadata; print(metadata.version('torch'))"  # importing it takes seconds
 _DMA_BUF_KERNEL = (5, 12)
 
 
@@ -24,22 +26,12 @@ def gpus() -> Facts:
         "gpus": found,
         "source": "nvidia-smi" if listed else _DRIVER,
         "peer_module": peer_modules[0] if peer_modules else "",
-        "torch": _version("torch"),
+        "torch": output([sys.executable, "-I", "-c", _TORCH]),
         "dma_buf": kernel >= _DMA_BUF_KERNEL and open_driver,
         "how": "kernel {}.{}, {} kernel module of NVIDIA, module nvidia_peermem {}".format(
             *kernel, "open" if open_driver else "no open", "loaded" if peer_modules else "not loaded"
         ),
     }
-
-
-def _version(package: str) -> str:
-    """Without importing it, which takes seconds; '' where it is not installed for this Python."""
-    try:
-        from importlib import metadata
-
-        return metadata.version(package)
-    except Exception:  # no such package, or a Python that is too old for either
-        return ""
 
 
 def _by_tool(listed: str) -> List[Facts]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 from numpy.typing import NDArray
 
-from hosts.compute.base import Compute, ComputeError
+from hosts.compute.base import Compute
 from hosts.compute.prediction import Prediction
+from hosts.compute.torch.importing import require_torch
 from hosts.config import ComputeConfig, Geometry
 
 
@@ -21,11 +20,7 @@ def open_torch(
     host_memory: NDArray[np.uint8],
 ) -> Compute:
     """Raises `ComputeError` where torch, or a device that it can use, is missing."""
-    try:
-        from hosts.compute.torch.backend import TorchCompute
-    except ImportError as error:
-        raise ComputeError(
-            f"compute: torch is not installed for {sys.executable} ({error}): pip install "
-            "'dualpath-testbed[gpu]' there, or set compute.kind = 'timed'"
-        ) from error
+    require_torch(config.python)
+    from hosts.compute.torch.backend import TorchCompute
+
     return TorchCompute(config, prediction, engines, geometry, content_seed, host_memory)

@@ -135,6 +135,7 @@ def test_a_device_of_one_rate_is_predicted_as_flops_over_it(name: str, tmp_path:
     prediction = prediction_of(config)
     expected_s = prefill_flops(model, 20_000, REFERENCE_NEW) / RATE
     assert prediction.forward_s([[Piece(20_000, REFERENCE_NEW)]]) == pytest.approx(expected_s, rel=0.02)
+    assert prediction.prompt_s(20_000, REFERENCE_NEW) == pytest.approx(expected_s, rel=0.02)
     assert prediction.decode_step_s([[20_000] * 8]) == pytest.approx(
         8 * model.decode_flops(20_000) / RATE, rel=0.02
     )

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
+import importlib
 import sys
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
-from in_process_hosts import GEOMETRY, engine
+from in_process_hosts import GEOMETRY
 
-from hosts.compute import ComputeError, open_compute
-from hosts.config import ComputeConfig
+from hosts.compute import ComputeError
 
 pytest.importorskip("torch", reason="torch is not installed here (tox -e torch installs it)")
 
@@ -23,6 +21,7 @@ from hosts.compute.torch import backend
 from hosts.compute.torch import device as device_module
 from hosts.compute.torch.device import find_devices, open_lane
 from hosts.compute.torch.engine import Engine
+from hosts.compute.torch.importing import require_torch
 from hosts.compute.torch.kv import KvMemory
 from hosts.compute.torch.layers import Layers
 from workloads.models import find_model
@@ -31,21 +30,37 @@ TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040). Pl
 NO_DRIVER = "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU"
 
 
-def test_without_torch_it_says_which_python_and_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("hosts.compute.torch.")]:
+@pytest.fixture
+def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an environment that has none."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torch"]:
         monkeypatch.delitem(sys.modules, name)
-    imported = builtins.__import__
+    own = [folder for folder in sys.path if not (Path(folder) / "torch").is_dir()]
+    monkeypatch.setattr(sys, "path", own)
+    importlib.invalidate_caches()
 
-    def without_torch(name: str, *rest: Any) -> Any:
-        if name == "torch" or name.startswith("torch."):
-            raise ModuleNotFoundError(f"No module named {name!r}")
-        return imported(name, *rest)
 
-    monkeypatch.setattr(builtins, "__import__", without_torch)
-    with pytest.raises(ComputeError, match=r"torch is not installed for .*python.*dualpath-testbed\[gpu\]"):
-        open_compute(
-            ComputeConfig(kind="torch"), engine(model="toy-latent"), 1, GEOMETRY, 1, np.empty(1, np.uint8)
-        )
+@pytest.mark.usefixtures("without_torch")
+@pytest.mark.parametrize("python", ["", "/usr/bin/false", "/no/such/python"])
+def test_without_torch_it_says_for_which_python(python: str) -> None:
+    with pytest.raises(ComputeError) as error:
+        require_torch(python)
+    assert f"torch is not installed for {python or sys.executable} (No module named 'torch')" in str(
+        error.value
+    )
+    assert "pip install 'dualpath-testbed[gpu]'" in str(error.value)
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_the_torch_of_the_host_s_python_comes_behind_all_of_our_own(tmp_path: Path) -> None:
+    packages, python = tmp_path / "packages", tmp_path / "python"
+    (packages / "torch").mkdir(parents=True)
+    (packages / "torch" / "__init__.py").write_text("whose = 'the host s'")
+    python.write_text(f"#!/bin/sh\necho {packages}\n")
+    python.chmod(0o755)
+    require_torch(str(python))
+    assert sys.modules["torch"].whose == "the host s"
+    assert sys.path[-1] == str(packages)
 
 
 def test_a_build_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

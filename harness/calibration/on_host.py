@@ -1,0 +1,58 @@
+"""Kernels measured on a host of an inventory, over its launcher."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from harness.bundle import deploy_bundle
+from harness.experiment import ExperimentError
+from harness.host_error import HostError
+from harness.inventory import Inventory, InventoryHost
+from harness.launchers import open_launcher
+from hosts.bench.kernels import Kernels, Measured
+
+_START_TIMEOUT_S = 300.0
+"""Importing torch, making weights, and runs that take longer than the time that a point is given."""
+_SLOWER = 5
+
+
+def host_of(inventory: Inventory, name: str) -> InventoryHost:
+    """The one of that name, or the first prefill host; raises ExperimentError if there is none."""
+    for host in inventory.hosts:
+        if host.name == name or (not name and host.role == "prefill"):
+            return host
+    listed = ", ".join(host.name for host in inventory.hosts)
+    raise ExperimentError(
+        f"--host: found {name or 'no prefill host'!r} in inventory {inventory.name}, expected one of {listed}"
+    )
+
+
+async def measured_on(
+    inventory: Inventory, host: InventoryHost, kernels: Kernels, progress: Callable[[str], None]
+) -> Measured:
+    """Bring the host what it needs, and measure there with its torch. Raises HostError."""
+    alone = msgspec.structs.replace(inventory, hosts=(host,))
+    asked = msgspec.structs.replace(
+        kernels, python=inventory.python, gpu=kernels.gpu or next(iter(host.gpus), "")
+    )
+    points = len(kernels.attention) + len(kernels.tokens)
+    timeout_s = _START_TIMEOUT_S + _SLOWER * points * kernels.seconds
+    async with open_launcher(alone) as launcher:
+        installed = await deploy_bundle(launcher, alone, progress=progress)
+        progress(f"measuring {points} points on {host.name}")
+        argv = installed[host.name].argv("hosts.bench.kernels", msgspec.json.encode(asked).decode())
+        done = await launcher.run(host.name, argv, timeout_s=timeout_s)
+    if done.status != 0:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise HostError(host.name, said[-1] if said else f"measuring ended with {done.status}")
+    return msgspec.json.decode(done.stdout.strip().splitlines()[-1], type=Measured)
+
+
+def measuring_on(
+    inventory: Inventory, host: InventoryHost, progress: Callable[[str], None]
+) -> Callable[[Kernels], Measured]:
+    """As `calibrate_compute` takes it."""
+    return lambda kernels: asyncio.run(measured_on(inventory, host, kernels, progress))

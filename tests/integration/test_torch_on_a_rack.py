@@ -1,0 +1,75 @@
+"""Engines that compute on a rack's hosts, with the hosts' own torch, which no run brings."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from racks.sshd_lab import OBSTACLE, SshdLab, sshd_lab
+from run_driver import CommandRun, finish_exactly
+from test_run_on_torch import experiment
+
+from harness.cluster import probe
+from harness.experiment import load_profile
+
+TORCH = importlib.util.find_spec("torch")
+NO_NAMESPACES = probe().unavailable.get("network_namespaces")
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(NO_NAMESPACES is not None, reason=f"no network namespaces: {NO_NAMESPACES}"),
+    pytest.mark.skipif(OBSTACLE is not None, reason=f"no sshd: {OBSTACLE}"),
+    pytest.mark.skipif(TORCH is None, reason="torch is not installed here (tox -e torch installs it)"),
+]
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A host's Python with torch: an environment that is shown where this one's is."""
+    environment = tmp_path_factory.mktemp("python")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True, timeout=60)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    assert TORCH is not None
+    assert TORCH.origin is not None
+    (packages / "torch.pth").write_text(f"{Path(TORCH.origin).parents[1]}\n")
+    return str(environment / "bin" / "python")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, python: str) -> Iterator[SshdLab]:
+    with sshd_lab(tmp_path_factory.mktemp("rack")) as raised:
+        raised.python = python
+        raised.write_inventory(raised.inventory)
+        yield raised
+
+
+def test_a_run_computes_on_the_hosts(lab: SshdLab, tmp_path: Path) -> None:
+    file = experiment(tmp_path, {"kind": "torch", "device": "cpu"}, measurement={"ceiling_s": 0.3})
+    with CommandRun(file, tmp_path, "--inventory", str(lab.inventory), prefix=lab.prefix) as run:
+        finish_exactly(run)
+    assert (run.table("turns.parquet")["compute_ns"] > 0).all()
+
+
+def test_a_host_without_a_gpu_is_found_before_anything_runs(lab: SshdLab, tmp_path: Path) -> None:
+    file = experiment(tmp_path, {"kind": "torch"})
+    with CommandRun(file, tmp_path, "--inventory", str(lab.inventory), prefix=lab.prefix) as run:
+        status, _, said = run.end()
+    assert status == 3
+    assert "torch: 2." in said
+    assert "there is no GPU" in said
+
+
+def test_kernels_are_measured_on_a_host(lab: SshdLab, tmp_path: Path) -> None:
+    profile = tmp_path / "host.toml"
+    argv = [
+        *(*lab.prefix, sys.executable, "-m", "harness.cli", "calibrate", "compute", "toy-grouped"),
+        *("--inventory", str(lab.inventory), "--host", "d0", "--device", "cpu", "--seconds", "0.01"),
+        *("--rounds", "1", "--longest-context", "4096", "--most-tokens", "512", "--out", str(profile)),
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "points on d0" in done.stderr
+    assert load_profile(str(profile)).kernels["toy-grouped"].gemm_tflop_per_s > 0
