@@ -39,7 +39,10 @@ def remarks(calibration: Calibration) -> Iterator[str]:
             "alone while all pairs are at work: a link between them is shared (an oversubscribed switch), or "
             "a host's CPU is"
         )
-    yield "compute was not measured: its figures are the profile's, see 'profile' in the file"
+    yield (
+        "compute was not measured: its figures are the profile's, see 'profile' in the file; 'dualpath "
+        "calibrate compute' measures it"
+    )
 
 
 def _rate(bytes_per_s: float | None) -> str:
