@@ -18,13 +18,14 @@ from hosts.buffers import BufferArena
 from hosts.compute import Chunk, Compute, ComputeError, Piece, open_compute
 from hosts.config import ComputeConfig, EngineConfig, Geometry
 from hosts.content import fill_blocks, mismatched, salts
-from workloads.models import find_model
+from workloads.models import find_model, kv_bytes_per_token
 
 PassPart = Literal["load", "compute", "together"]
 """KV of all layers to the device; the pass without any KV moved; the pass with it, both ways."""
 
 _PAGE_BYTES = 4096
 _SEED = 1
+_ROOM = 1.1  # the allocator rounds up
 
 
 class PromptShape(msgspec.Struct, frozen=True):
@@ -83,7 +84,7 @@ class LayerwisePass:
         fill_blocks(self._blocks[:cached], _SEED, np.arange(cached))
         self._kv = {moves: _KvInMemory(self._blocks, cached, geometry, moves) for moves in (True, False)}
         self._layers = geometry.layers
-        self._compute: Compute = open_compute(config, _engine(shape.model), 1, geometry, _SEED, memory)
+        self._compute: Compute = open_compute(config, _engine(shape), 1, geometry, _SEED, memory)
 
     async def __aenter__(self) -> Self:
         return self
@@ -144,15 +145,16 @@ def in_rounds(
     return asyncio.run(measured())
 
 
-def _engine(model: str) -> EngineConfig:
-    """One that nothing is predicted by."""
+def _engine(shape: PromptShape) -> EngineConfig:
+    """One that nothing is predicted by, with room for the prompt in all layers."""
+    tokens = shape.cached_tokens + shape.new_tokens
     return EngineConfig(
-        model=model,
+        model=shape.model,
         gpu_flops=1.0,
         hbm_bytes_per_s=1.0,
         copy_bytes_per_s=1.0,
         weight_bytes=0.0,
-        kv_hbm_bytes=0.0,
+        kv_hbm_bytes=_ROOM * tokens * kv_bytes_per_token(find_model(shape.model)),
         decode_overhead_s=0.0,
         compute_quota_s=1.0,
         time_dilation=1.0,

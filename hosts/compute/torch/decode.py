@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -24,23 +25,36 @@ class TorchDecode:
         """See `DecodeSteps`."""
         requests = -(-sum(map(len, batches)) // len(self._engines))
         asked = [
-            engine.ask(partial(_step, engine, batch, requests))
+            engine.ask(partial(_step, engine, [_Taken.of(request) for request in batch], requests))
             for engine, batch in zip(self._engines, batches, strict=True)
         ]
         for engine, mark in zip(
             self._engines, await asyncio.gather(*map(asyncio.wrap_future, asked)), strict=True
         ):
-            await engine.wait(mark)
+            await engine.wait(engine.computing, mark)
 
 
-def _step(engine: Engine, batch: Sequence[Decoding], share: int) -> Mark:
+class _Taken(NamedTuple):
+    """A request as it is when a step is asked for: it may be given up while the step is made."""
+
+    keys: int
+    slots: torch.Tensor | None
+
+    @classmethod
+    def of(cls, request: Decoding) -> _Taken:
+        """Its KV [layers, blocks, slot_bytes], None if none was moved, and the keys that it sees now."""
+        resident = request.resident
+        return cls(request.context_tokens + 1, resident.slots if isinstance(resident, Residence) else None)
+
+
+def _step(engine: Engine, batch: Sequence[_Taken], share: int) -> Mark:
     """One step: attention of the engine's ``batch``, MLPs and head of its ``share`` of all requests."""
     memory = engine.memory
     with engine.computing.entered():
         slots = [_slots(engine, request) for request in batch]
         for layer in range(memory.layers):
             entries = [
-                (memory.entries(its[layer % len(its)], request.context_tokens + 1), 1)
+                (memory.entries(its[layer % len(its)], request.keys), 1)
                 for request, its in zip(batch, slots, strict=True)
             ]
             engine.layers.compute(layer, entries, share)
@@ -48,8 +62,8 @@ def _step(engine: Engine, batch: Sequence[Decoding], share: int) -> Mark:
         return engine.computing.mark()
 
 
-def _slots(engine: Engine, request: Decoding) -> torch.Tensor:
+def _slots(engine: Engine, request: _Taken) -> torch.Tensor:
     """[layers, blocks, slot_bytes]; of a request whose KV was not moved, one layer's that stands for all."""
-    if isinstance(request.resident, Residence):
-        return request.resident.slots
-    return engine.memory.empty(1, engine.memory.blocks_of(request.context_tokens + 1))
+    if request.slots is not None:
+        return request.slots
+    return engine.memory.empty(1, engine.memory.blocks_of(request.keys))

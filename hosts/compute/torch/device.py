@@ -112,6 +112,14 @@ class CpuMark:
         return self._at_ns - earlier._at_ns
 
 
+def bind(device: torch.device) -> None:
+    """Make it this thread's, also for the driver's own functions: a call that waits for the device makes its
+    context current, which choosing it alone need not."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.cuda.synchronize(device)
+
+
 def open_lane(device: torch.device) -> Lane:
     """A new lane of ``device``."""
     return CudaLane(device) if device.type == "cuda" else CpuLane()
@@ -126,6 +134,8 @@ def find_devices(kind: DeviceKind, gpus: tuple[str, ...], engines: int) -> list[
         torch.set_num_threads(1)  # the hosts of a test share the machine's cores
         return [torch.device("cpu")] * engines
     found = _usable_gpus()
+    # cuDNN's attention plans anew for every number of keys, which takes longer than a step.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if not gpus:
         return [torch.device("cuda", engine % found) for engine in range(engines)]
     if len(gpus) < engines:
@@ -165,4 +175,4 @@ def _names(index: int) -> tuple[str, ...]:
     """What a GPU is called: its index, UUID (also as nvidia-smi writes it) and PCI address."""
     found = torch.cuda.get_device_properties(index)
     pci = f"{found.pci_domain_id:04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0"
-    return str(index), str(found.uuid), f"gpu-{found.uuid}", pci
+    return str(index), str(found.uuid), f"gpu-{found.uuid}", pci, f"0000{pci}"  # nvidia-smi's: eight digits

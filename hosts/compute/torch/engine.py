@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 
 from hosts.compute.base import ComputeError
-from hosts.compute.torch.device import Mark, open_lane
+from hosts.compute.torch.device import Lane, Mark, bind, open_lane
 from hosts.compute.torch.kv import KvMemory
 from hosts.compute.torch.layers import Layers
 
@@ -29,39 +29,48 @@ class Engine:
         self.number, self.layers, self.memory = number, layers, memory
         device = memory.device
         self.copy_in, self.computing, self.copy_out = (open_lane(device) for _ in range(3))
-        self._asking = ThreadPoolExecutor(1, f"engine {number}")
-        self._waiting = ThreadPoolExecutor(1, f"engine {number} waits")
+        self._asking = ThreadPoolExecutor(1, f"engine {number}", initializer=partial(bind, device))
+        # One for each lane, whose marks come in order: a long copy keeps nobody from seeing a step's end.
+        self._waiting = {lane: ThreadPoolExecutor(1, f"engine {number} waits") for lane in self.lanes}
+
+    @property
+    def lanes(self) -> tuple[Lane, Lane, Lane]:
+        """All three."""
+        return self.copy_in, self.computing, self.copy_out
 
     def ask(self, work: Callable[[], _T]) -> Future[_T]:
         """Let the engine's thread give work to the device, in the order of asking."""
         return self._asking.submit(partial(_without_gradients, self.memory.device, work))
 
-    async def wait(self, mark: Mark) -> None:
-        """Until the device has come to ``mark``."""
-        await asyncio.wrap_future(self._waiting.submit(mark.wait))
+    async def wait(self, lane: Lane, mark: Mark) -> None:
+        """Until ``lane`` has come to ``mark``."""
+        await asyncio.wrap_future(self._waiting[lane].submit(mark.wait))
 
     async def idle(self) -> None:
         """Until nothing that was asked for is under way."""
-        lanes = (self.copy_in, self.computing, self.copy_out)
-        for mark in await asyncio.wrap_future(self.ask(lambda: [lane.mark() for lane in lanes])):
-            await self.wait(mark)
+        marks = await asyncio.wrap_future(self.ask(lambda: [lane.mark() for lane in self.lanes]))
+        for lane, mark in zip(self.lanes, marks, strict=True):
+            await self.wait(lane, mark)
 
     def close(self) -> None:
         """End the threads, when what was asked for is done."""
         self._asking.shutdown()
-        self._waiting.shutdown()
+        for waiting in self._waiting.values():
+            waiting.shutdown()
 
 
 async def all_idle(engines: Iterable[Engine]) -> None:
     """Until no engine has anything under way. Who is cancelled meanwhile is so only afterwards: memory that a
     device still works on is nobody's to give away."""
-    idle, cancelled = asyncio.gather(*(engine.idle() for engine in engines)), False
+    each = (engine.idle() for engine in engines)
+    idle, cancelled = asyncio.gather(*each, return_exceptions=True), False
     while not idle.done():
         try:
             await asyncio.shield(idle)
         except asyncio.CancelledError:
             cancelled = True
-    idle.result()
+    for error in filter(None, idle.result()):
+        raise error
     if cancelled:
         raise asyncio.CancelledError
 
@@ -69,8 +78,6 @@ async def all_idle(engines: Iterable[Engine]) -> None:
 def _without_gradients(device: torch.device, work: Callable[[], _T]) -> _T:
     try:
         with torch.inference_mode():
-            if device.type == "cuda":
-                torch.cuda.set_device(device)
             return work()
     except torch.OutOfMemoryError as error:
         raise ComputeError(

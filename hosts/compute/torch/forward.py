@@ -159,6 +159,6 @@ class TorchForward:
         """See `Forward`."""
         given = await asyncio.gather(*map(asyncio.wrap_future, self._given[layer]))
         for engine, its in zip(self._engines, given, strict=True):
-            await engine.wait(its.computed)
-            await engine.wait(its.copied_out)
+            await engine.wait(engine.computing, its.computed)
+            await engine.wait(engine.copy_out, its.copied_out)
         self.compute_ns += max(its.computed.ns_since(its.begins) for its in given)

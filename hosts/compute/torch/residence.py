@@ -42,8 +42,8 @@ async def load(engine: Engine, kv: CachedKv, tokens: int) -> Residence:
 
     try:
         residence, copied = await asyncio.wrap_future(engine.ask(copy))
-        await engine.wait(copied)
-    except asyncio.CancelledError:
+        await engine.wait(engine.copy_in, copied)
+    except BaseException:
         await all_idle([engine])  # the rows may be given to somebody else after this
         raise
     return residence
