@@ -110,7 +110,7 @@ class PrefillGroup:
         begin_at_ns = self._host.now_ns()
         chunks = [[self._begun(waiting, tokens) for waiting, tokens in batch] for batch in batches]
         waiting = [waiting for batch in batches for waiting, _ in batch]
-        async with self._compute.forward(self.engines, chunks, self._host.layerwise) as forward:
+        async with self._compute.forward(self.engines, chunks) as forward:
             await self._layers(forward, [w.kv for w in waiting])
         self._record(begin_at_ns, [[chunk.piece for chunk in batch] for batch in chunks])
         for w in waiting:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
+from functools import partial
+from typing import get_args
 
 import msgspec
 from rich.console import Console
 
-from hosts.bench.layerwise import PassPart, PromptShape, in_rounds
+from harness.bench.contest import in_turn
+from hosts.bench.layerwise import LayerwisePass, PassPart, PromptShape
 from hosts.config import ComputeConfig, DeviceKind
 from workloads.models import find_model, prefill_flops
 
@@ -42,14 +46,27 @@ def bench_layerwise(
 ) -> LayerwiseReport:
     """Verify a pass, then time it and its parts in turn; raises `ComputeError`."""
     model, geometry = find_model(shape.model), shape.geometry
+    parts: tuple[PassPart, ...] = get_args(PassPart)
+    with asyncio.Runner() as runner:
+        running = LayerwisePass(shape, config)
+        try:
+            runner.run(running.verify())
+            tools = {part: partial(_seconds, runner, running, part, seconds) for part in parts}
+            found = in_turn(tools, rounds)
+        finally:
+            runner.run(running.close())
     return LayerwiseReport(
         shape=shape,
         device=config.device,
         expert_engines=config.expert_engines,
         nbytes=shape.cached_tokens // shape.block_tokens * geometry.full_block_bytes,
         flops=prefill_flops(model, shape.cached_tokens, shape.new_tokens),
-        rounds=in_rounds(shape, config, rounds, seconds),
+        rounds=found,
     )
+
+
+def _seconds(runner: asyncio.Runner, running: LayerwisePass, part: PassPart, seconds: float) -> float:
+    return runner.run(running.time(part, seconds))
 
 
 def print_layerwise(report: LayerwiseReport, out: Console) -> None:

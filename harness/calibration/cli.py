@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +14,10 @@ import typer
 from typer.core import TyperGroup
 
 from harness import interrupts
-from harness.calibration.compute import ComputePlan, calibrate_compute
+from harness.calibration.compute import ComputePlan, calibrate_compute, measured_here
 from harness.calibration.kernels_table import kernels_remarks, kernels_table
 from harness.calibration.measure import calibrate
-from harness.calibration.on_host import host_of, measuring_on
+from harness.calibration.on_host import host_of, measured_on
 from harness.calibration.result import calibration_file, save
 from harness.calibration.table import remarks, storage_table, transfer_table
 from harness.console import JsonOption, out, print_json
@@ -148,11 +149,11 @@ def compute_command(
         command=shlex.join(["dualpath", *sys.argv[1:]]),
     )
     if inventory is None:
-        calibrated = calibrate_compute(plan, base)
+        calibrated = calibrate_compute(plan, base, measured_here)
     else:
         rack = load_inventory(inventory)
         with RunProgress() as progress:
-            measure = measuring_on(rack, host_of(rack, host), progress.phase)
+            measure = partial(measured_on, rack, host_of(rack, host), progress.phase)
             calibrated = calibrate_compute(plan, base, measure)
     output.write_text(to_toml(calibrated))
     kernels = calibrated.kernels[model]

@@ -45,26 +45,32 @@ class ComputePlan:
 
 
 def calibrate_compute(
-    plan: ComputePlan, profile: HardwareProfile, measure: Callable[[Kernels], Measured] | None = None
+    plan: ComputePlan, profile: HardwareProfile, measure: Callable[[Kernels], Measured]
 ) -> HardwareProfile:
     """``profile`` with the kernels of the plan's model as they are here:
 
     1. choose the points: a grid to fit, others that the fit never sees, the reference prompt
-    2. measure them, in a process of their own
+    2. ``measure`` them: `measured_here`, or on a host (`harness.calibration.on_host`)
     3. fit every part, and compare with what was held out
 
     Raises `ComputeError` where the device cannot be had.
     """
     points = _Points.of(plan)
-    found = (measure or _measured)(points.kernels(plan))
+    found = measure(points.kernels(plan))
     kernels = _fitted(plan, points, found)
     return msgspec.structs.replace(profile, kernels={**profile.kernels, plan.model.name: kernels})
 
 
-def _measured(kernels: Kernels) -> Measured:
+def measured_here(kernels: Kernels) -> Measured:
     """By `hosts.bench.kernels`, whose libraries and memory are gone afterwards."""
     argv = [sys.executable, "-m", "hosts.bench.kernels", msgspec.json.encode(kernels).decode()]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=kernels.deadline_s)
+    except subprocess.TimeoutExpired as error:
+        raise ComputeError(
+            f"compute: measuring took more than {kernels.deadline_s:.0f} s and was ended; does the device "
+            "hang (nvidia-smi), or is it too slow for --longest-context and --most-tokens?"
+        ) from error
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"compute: measuring ended with {done.returncode}"]
         raise ComputeError(said[-1])

@@ -14,10 +14,6 @@ from harness.inventory import Inventory, InventoryHost
 from harness.launchers import open_launcher
 from hosts.bench.kernels import Kernels, Measured
 
-_START_TIMEOUT_S = 300.0
-"""Importing torch, making weights, and runs that take longer than the time that a point is given."""
-_SLOWER = 5
-
 
 def host_of(inventory: Inventory, name: str) -> InventoryHost:
     """The one of that name, or the first prefill host; raises ExperimentError if there is none."""
@@ -30,29 +26,26 @@ def host_of(inventory: Inventory, name: str) -> InventoryHost:
     )
 
 
-async def measured_on(
-    inventory: Inventory, host: InventoryHost, kernels: Kernels, progress: Callable[[str], None]
+def measured_on(
+    inventory: Inventory, host: InventoryHost, progress: Callable[[str], None], kernels: Kernels
 ) -> Measured:
     """Bring the host what it needs, and measure there with its torch. Raises HostError."""
     alone = msgspec.structs.replace(inventory, hosts=(host,))
-    asked = msgspec.structs.replace(
-        kernels, python=inventory.python, gpu=kernels.gpu or next(iter(host.gpus), "")
+    gpu = kernels.gpu or next(iter(host.gpus), "")
+    return asyncio.run(
+        _measured(alone, progress, msgspec.structs.replace(kernels, python=inventory.python, gpu=gpu))
     )
-    points = len(kernels.attention) + len(kernels.tokens)
-    timeout_s = _START_TIMEOUT_S + _SLOWER * points * kernels.seconds
+
+
+async def _measured(alone: Inventory, progress: Callable[[str], None], kernels: Kernels) -> Measured:
+    """On the one host of an inventory."""
+    (host,) = alone.hosts
     async with open_launcher(alone) as launcher:
         installed = await deploy_bundle(launcher, alone, progress=progress)
-        progress(f"measuring {points} points on {host.name}")
-        argv = installed[host.name].argv("hosts.bench.kernels", msgspec.json.encode(asked).decode())
-        done = await launcher.run(host.name, argv, timeout_s=timeout_s)
+        progress(f"measuring {len(kernels.attention) + len(kernels.tokens)} points on {host.name}")
+        argv = installed[host.name].argv("hosts.bench.kernels", msgspec.json.encode(kernels).decode())
+        done = await launcher.run(host.name, argv, timeout_s=kernels.deadline_s)
     if done.status != 0:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise HostError(host.name, said[-1] if said else f"measuring ended with {done.status}")
     return msgspec.json.decode(done.stdout.strip().splitlines()[-1], type=Measured)
-
-
-def measuring_on(
-    inventory: Inventory, host: InventoryHost, progress: Callable[[str], None]
-) -> Callable[[Kernels], Measured]:
-    """As `calibrate_compute` takes it."""
-    return lambda kernels: asyncio.run(measured_on(inventory, host, kernels, progress))

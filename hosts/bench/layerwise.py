@@ -3,19 +3,17 @@ computing (paper 4.1)?"""
 
 from __future__ import annotations
 
-import asyncio
 import statistics
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from hosts.buffers import BufferArena
-from hosts.compute import Chunk, Compute, ComputeError, Piece, open_compute
+from hosts.compute import Chunk, ComputeError, Piece, all_layers, open_compute
 from hosts.config import ComputeConfig, EngineConfig, Geometry
 from hosts.content import fill_blocks, mismatched, salts
 from workloads.models import find_model, kv_bytes_per_token
@@ -84,14 +82,10 @@ class LayerwisePass:
         fill_blocks(self._blocks[:cached], _SEED, np.arange(cached))
         self._kv = {moves: _KvInMemory(self._blocks, cached, geometry, moves) for moves in (True, False)}
         self._layers = geometry.layers
-        self._compute: Compute = open_compute(config, _engine(shape), 1, geometry, _SEED, memory)
+        self._compute = open_compute(config, _engine(shape), 1, geometry, _SEED, memory)
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
+        """Give everything back."""
         await self._compute.close()
 
     async def verify(self) -> None:
@@ -119,30 +113,8 @@ class LayerwisePass:
             (await self._compute.load(0, self._kv[True], self.shape.cached_tokens)).free()
             return
         chunk = Chunk(Piece(self.shape.cached_tokens, self.shape.new_tokens), self._kv[part == "together"])
-        async with self._compute.forward(range(1), [[chunk]], layerwise=True) as forward:
-            for layer in range(self._layers):
-                forward.begin(layer, 0)
-                if layer:
-                    await forward.computed(layer - 1)
-            await forward.computed(self._layers - 1)
-
-
-def in_rounds(
-    shape: PromptShape, config: ComputeConfig, rounds: int, seconds: float
-) -> dict[PassPart, list[float]]:
-    """Seconds of every part in every round, their order reversed from round to round."""
-
-    async def measured() -> dict[PassPart, list[float]]:
-        parts: tuple[PassPart, ...] = ("load", "compute", "together")
-        found: dict[PassPart, list[float]] = {part: [] for part in parts}
-        async with LayerwisePass(shape, config) as running:
-            await running.verify()
-            for number in range(rounds):
-                for part in parts if number % 2 == 0 else reversed(parts):
-                    found[part].append(await running.time(part, seconds))
-        return found
-
-    return asyncio.run(measured())
+        async with self._compute.forward(range(1), [[chunk]]) as forward:
+            await all_layers(forward, self._layers)
 
 
 def _engine(shape: PromptShape) -> EngineConfig:

@@ -9,6 +9,7 @@ from hosts.compute.base import (
     Forward,
     PassKv,
     ResidentKv,
+    all_layers,
     in_step,
 )
 from hosts.compute.measured import prediction_of
@@ -26,6 +27,7 @@ __all__ = [
     "Piece",
     "Prediction",
     "ResidentKv",
+    "all_layers",
     "in_step",
     "open_compute",
     "prediction_of",

@@ -109,9 +109,9 @@ class Compute(Protocol):
     def prediction(self) -> Prediction:
         """Times by the hardware profile."""
 
-    def forward(self, engines: range, batches: Sequence[Sequence[Chunk]], layerwise: bool) -> Forward:
-        """A pass that begins now; ``batches[e]`` is the batch of ``engines[e]``. ``layerwise``: HBM holds a
-        layer of it at a time."""
+    def forward(self, engines: range, batches: Sequence[Sequence[Chunk]]) -> Forward:
+        """A pass that begins now; ``batches[e]`` is the batch of ``engines[e]``. Of chunks that are not
+        resident HBM holds a layer at a time, and the next one."""
 
     def decode(self, engines: range) -> DecodeSteps:
         """Steps that begin now."""
@@ -121,6 +121,15 @@ class Compute(Protocol):
 
     async def close(self) -> None:
         """Free what the engines hold."""
+
+
+async def all_layers(forward: Forward, layers: int) -> None:
+    """A pass whose KV is in host memory from the beginning: a layer begins while the one before computes."""
+    for layer in range(layers):
+        forward.begin(layer, 0)
+        if layer:
+            await forward.computed(layer - 1)
+    await forward.computed(layers - 1)
 
 
 def in_step(engines: int, model: Model) -> Iterable[range]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from hosts.compute.base import Compute
 from hosts.compute.measured import prediction_of
 from hosts.compute.timed import TimedCompute
+from hosts.compute.torch.importing import require_torch
 from hosts.config import ComputeConfig, EngineConfig, Geometry
 
 
@@ -26,6 +27,7 @@ def open_compute(
     prediction = prediction_of(engine)
     if config.kind == "timed":
         return TimedCompute(prediction, engines, geometry.layers)
-    from hosts.compute.torch import open_torch
+    require_torch(config.python)
+    from hosts.compute.torch.backend import TorchCompute
 
-    return open_torch(config, prediction, engines, geometry, content_seed, host_memory)
+    return TorchCompute(config, prediction, engines, geometry, content_seed, host_memory)

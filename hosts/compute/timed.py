@@ -20,11 +20,11 @@ class TimedCompute:
         self.prediction, self._layers = prediction, layers
         self._copies = [CopyEngine(prediction) for _ in range(engines)]
 
-    def forward(self, engines: range, batches: Sequence[Sequence[Chunk]], layerwise: bool) -> TimedForward:
+    def forward(self, engines: range, batches: Sequence[Sequence[Chunk]]) -> TimedForward:
         """See `Compute`. The new KV is made at once: nothing computes it."""
         for chunk in (chunk for batch in batches for chunk in batch):
             chunk.kv.fill_new()
-        copied = max(sum(chunk.kv.copied_tokens for chunk in batch) for batch in batches) if layerwise else 0
+        copied = max(sum(c.kv.copied_tokens for c in batch if c.resident is None) for batch in batches)
         pass_s = self.prediction.forward_s([[chunk.piece for chunk in batch] for batch in batches])
         return TimedForward(self.prediction, self._layers, pass_s, self.prediction.copy_s(copied))
 

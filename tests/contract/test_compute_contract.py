@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hosts.compute import Chunk, Compute, Piece, ResidentKv, open_compute
+from hosts.compute import Chunk, Compute, Piece, ResidentKv, all_layers, open_compute
 from hosts.config import ComputeConfig, DeviceKind, EngineConfig, Geometry
 from hosts.content import fill_blocks, salts
 from hosts.memory import mapped
@@ -74,7 +75,7 @@ class BufferedKv:
         self.copied_tokens = cached_blocks * GEOMETRY.block_tokens if moves else 0
 
     def cached_rows(self, layer: int) -> Sequence[NDArray[np.uint8]]:
-        half = self.cached_blocks // 2
+        half = self.cached_blocks // 2 + 1
         rows = self._rows(layer)
         return rows[:half], rows[half : self.cached_blocks]
 
@@ -113,7 +114,7 @@ class Request:
 async def opened(kind: str, model: str, engines: int = 2) -> AsyncIterator[Compute]:
     device: DeviceKind = "cuda" if kind.endswith("GPU") else "cpu"
     config = ComputeConfig(kind="timed" if kind == "timed" else "torch", device=device, expert_engines=2)
-    engine = EngineConfig(**{**{f: getattr(ENGINE, f) for f in ENGINE.__struct_fields__}, "model": model})
+    engine = msgspec.structs.replace(ENGINE, model=model)
     compute = open_compute(config, engine, engines, GEOMETRY, SEED, mapped(1 << 16, "base"))
     try:
         yield compute
@@ -121,17 +122,17 @@ async def opened(kind: str, model: str, engines: int = 2) -> AsyncIterator[Compu
         await compute.close()
 
 
-async def whole_pass(
-    compute: Compute, batches: Sequence[Sequence[Chunk]], layerwise: bool = True, engines: int = 2
-) -> int:
-    """All layers of a pass, as a group of engines gives them; what its computing took."""
-    async with compute.forward(range(engines), batches, layerwise) as forward:
-        for layer in range(GEOMETRY.layers):
-            forward.begin(layer, 0)
-            if layer:
-                await forward.computed(layer - 1)
-        await forward.computed(GEOMETRY.layers - 1)
+async def whole_pass(compute: Compute, batches: Sequence[Sequence[Chunk]]) -> int:
+    """All layers of a pass; what its computing took."""
+    async with compute.forward(range(len(batches)), batches) as forward:
+        await all_layers(forward, GEOMETRY.layers)
     return forward.compute_ns
+
+
+def loaded(resident: Any) -> NDArray[np.uint8]:
+    """What lies in a device's memory: [layers, blocks, slot_bytes]."""
+    found: NDArray[np.uint8] = resident.slots.cpu().numpy()
+    return found
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -155,7 +156,7 @@ def test_a_layer_s_new_kv_is_there_when_it_is_computed(kind: str, model: str) ->
         kv = BufferedKv(7, 3, 1)
         async with (
             opened(kind, model) as compute,
-            compute.forward(range(2), [[kv.chunk(9)], []], True) as forward,
+            compute.forward(range(2), [[kv.chunk(9)], []]) as forward,
         ):
             for layer in range(GEOMETRY.layers):
                 forward.begin(layer, 0)
@@ -183,7 +184,7 @@ def test_without_layerwise_prefill_the_kv_is_loaded_before_and_freed_after(kind:
         kv = BufferedKv(3, 6, 2)
         async with opened(kind, model) as compute:
             resident = await compute.load(0, kv, 8 * GEOMETRY.block_tokens)
-            await whole_pass(compute, [[kv.chunk(30, resident)], []], layerwise=False)
+            await whole_pass(compute, [[kv.chunk(30, resident)], []])
             resident.free()
             resident.free()
         assert np.array_equal(kv.blocks, kv.expected())
@@ -195,7 +196,11 @@ def test_requests_decode_over_what_was_loaded_and_over_nothing(kind: str, model:
     async def test() -> None:
         kv = BufferedKv(3, 6, 0)
         async with opened(kind, model) as compute:
-            request = Request(6 * GEOMETRY.block_tokens, await compute.load(1, kv, 7 * GEOMETRY.block_tokens))
+            resident = await compute.load(1, kv, 7 * GEOMETRY.block_tokens)
+            if kind != "timed":
+                found = loaded(resident)[:, :6, : GEOMETRY.layer_block_bytes].swapaxes(0, 1).reshape(6, -1)
+                assert np.array_equal(found, kv.expected())
+            request = Request(6 * GEOMETRY.block_tokens, resident)
             steps = compute.decode(range(2))
             for _ in range(3):
                 await steps.step([[], [request, Request(40, None)]])
@@ -210,7 +215,7 @@ def test_after_an_early_end_nobody_touches_host_memory(kind: str, model: str) ->
         async with opened(kind, model) as compute:
 
             async def given_up() -> None:
-                async with compute.forward(range(2), [[kv.chunk(128)], []], True) as forward:
+                async with compute.forward(range(2), [[kv.chunk(128)], []]) as forward:
                     forward.begin(0, 0)
                     forward.begin(1, 0)
                     await asyncio.Event().wait()

@@ -52,10 +52,10 @@ class TorchCompute:
                 self._engines.append(Engine(number, layers, memory))
                 resources.callback(self._engines[-1].close)
             for device in {device for device in devices if device.type == "cuda"}:
-                _keep_to_budget(device, devices.count(device) * prediction.config.kv_hbm_bytes)
+                _take_budget(device, devices.count(device), prediction.config.kv_hbm_bytes)
             self._resources = resources.pop_all()
 
-    def forward(self, engines: range, batches: Sequence[Sequence[Chunk]], layerwise: bool) -> TorchForward:
+    def forward(self, engines: range, batches: Sequence[Sequence[Chunk]]) -> TorchForward:
         """See `Compute`."""
         return TorchForward([self._engines[engine] for engine in engines], batches)
 
@@ -75,19 +75,27 @@ class TorchCompute:
             torch.cuda.empty_cache()
 
 
-def _keep_to_budget(device: torch.device, kv_bytes: float) -> None:
-    """Let this process have no more of the GPU than its weights, ``kv_bytes`` and what computing takes.
+def _take_budget(device: torch.device, engines: int, kv_bytes: float) -> None:
+    """Take ``kv_bytes`` for each of this process's engines on a GPU now, before another process does, and let
+    it have no more than that, its weights, and what computing takes.
 
     Raises `ComputeError` where that is not free.
     """
     free_bytes, all_bytes = torch.cuda.mem_get_info(device)
-    needed_bytes = kv_bytes + WORKING_BYTES
+    needed_bytes = engines * (kv_bytes + WORKING_BYTES)
     if needed_bytes > free_bytes:
         raise ComputeError(
             f"{device}: {free_bytes / 1e9:.1f} of {all_bytes / 1e9:.1f} GB free beside the weights, expected "
-            f"{needed_bytes / 1e9:.1f}: what the profile leaves for KV, and {WORKING_BYTES / 1e9:.1f} GB to "
-            "compute with; free the GPU (nvidia-smi shows who has it), or set cluster.replace.gpu_memory"
+            f"{needed_bytes / 1e9:.1f} for {engines} engines: what the profile leaves for KV, and "
+            f"{WORKING_BYTES / 1e9:.1f} GB each to compute with; free the GPU (nvidia-smi shows who has it), "
+            "or set cluster.replace.gpu_memory"
         )
     torch.cuda.set_per_process_memory_fraction(
         min(1.0, (torch.cuda.memory_reserved(device) + needed_bytes) / all_bytes), device
     )
+    _reserve(device, int(engines * kv_bytes))
+
+
+def _reserve(device: torch.device, nbytes: int) -> None:
+    """Memory that torch's allocator keeps for this process from now on, as one piece."""
+    torch.empty(nbytes, dtype=torch.uint8, device=device)

@@ -1,7 +1,7 @@
 """One engine: a device's kernels, KV memory and lanes, and the thread that gives them work.
 
 Asking a GPU for a layer takes about a millisecond of Python: it is done in a thread of the engine's own, so
-that the agent's event loop stays free. Another one waits for the GPU.
+that the agent's event loop stays free. Others wait for the GPU, one for each lane.
 """
 
 from __future__ import annotations

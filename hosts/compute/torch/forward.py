@@ -25,16 +25,18 @@ RING_LAYERS = 2
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """A layer that the device was given."""
+    """A layer that the device was given: computed from ``begins`` to ``computed``; when it is ``done``, its
+    new KV is in host memory."""
 
     begins: Mark
     computed: Mark
-    copied_out: Mark
+    done: Mark
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A chunk in an engine's batch: its ``blocks`` of a layer's slots, and what the new ones differ by."""
+    """A chunk in an engine's batch: its ``blocks`` of the ring or, if it is resident, as many, and what the
+    new ones differ by."""
 
     chunk: Chunk
     blocks: range
@@ -61,17 +63,16 @@ class EnginePass:
         self._parts: list[_Part] = []
         for chunk in self._batch:
             blocks = range(first, first + memory.blocks_of(sum(chunk.piece)))
+            first = blocks.stop if chunk.resident is None else first
             salts = memory.on_device(chunk.kv.new_salts()) if chunk.kv.moves else None
             self._parts.append(_Part(chunk, blocks, salts))
-            first = blocks.stop
         self._ring = memory.empty(RING_LAYERS, first)
 
     def layer(self, number: int) -> _Layer:
         """Copy in, compute, copy out."""
         engine, slots = self._engine, [self._slots(part, number) for part in self._parts]
         if number >= RING_LAYERS:
-            engine.copy_in.after(self._given[number - RING_LAYERS].computed)
-            engine.copy_in.after(self._given[number - RING_LAYERS].copied_out)
+            engine.copy_in.after(self._given[number - RING_LAYERS].done)
         self._copy_in(number, slots)
         engine.computing.after(engine.copy_in.mark())
         begins = engine.computing.mark()
@@ -81,6 +82,7 @@ class EnginePass:
         computed = engine.computing.mark()
         engine.copy_out.after(written)
         self._copy_out(number, slots)
+        engine.copy_out.after(computed)
         self._given.append(_Layer(begins, computed, engine.copy_out.mark()))
         return self._given[-1]
 
@@ -159,6 +161,5 @@ class TorchForward:
         """See `Forward`."""
         given = await asyncio.gather(*map(asyncio.wrap_future, self._given[layer]))
         for engine, its in zip(self._engines, given, strict=True):
-            await engine.wait(engine.computing, its.computed)
-            await engine.wait(engine.copy_out, its.copied_out)
+            await engine.wait(engine.copy_out, its.done)
         self.compute_ns += max(its.computed.ns_since(its.begins) for its in given)

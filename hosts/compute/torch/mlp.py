@@ -15,27 +15,27 @@ from hosts.compute.torch.weights import weights
 from workloads.models import Experts
 
 
-class MlpLayer(Protocol):
-    """One kind of MLP with its weights."""
+class TokenLayer(Protocol):
+    """What is computed of each token by itself, with its weights."""
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[tokens, hidden] -> [tokens, hidden]."""
+        """[tokens, hidden] -> [tokens, ...]."""
 
 
 class Dense:
-    """See `MlpLayer`: a gated MLP."""
+    """See `TokenLayer`: a gated MLP."""
 
     def __init__(self, hidden: int, intermediate: int, device: torch.device) -> None:
         self._gate_up = weights(device, hidden, 2 * intermediate)
         self._down = weights(device, intermediate, hidden)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """See `MlpLayer`."""
+        """See `TokenLayer`."""
         return _gated(hidden @ self._gate_up) @ self._down
 
 
 class MixtureOfExperts:
-    """See `MlpLayer`: router, this engine's part of the routed experts, and the shared ones for its tokens.
+    """See `TokenLayer`: router, this engine's part of the routed experts, and the shared ones for its tokens.
 
     Of ``experts.routed`` this engine has one in ``expert_engines``, and computes as many choices as its own
     tokens make, which are other engines' tokens as well.
@@ -50,7 +50,7 @@ class MixtureOfExperts:
         self._shared = Dense(hidden, shared, device) if shared else None
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """See `MlpLayer`."""
+        """See `TokenLayer`."""
         hidden @ self._router
         experts, each = expert_rows(len(hidden), self._active, self.here)
         chosen = torch.arange(experts * each, device=hidden.device) % len(hidden)
@@ -63,7 +63,7 @@ class MixtureOfExperts:
 
 
 class Head:
-    """The language-model head: logits of the last token of each request."""
+    """See `TokenLayer`: the language-model head, for the last token of each request."""
 
     def __init__(self, hidden: int, vocabulary: int, device: torch.device) -> None:
         self._weights = weights(device, hidden, vocabulary)

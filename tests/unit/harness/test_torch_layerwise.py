@@ -52,9 +52,10 @@ def test_a_pass_whose_bytes_are_wrong_is_not_timed(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(KvMemory, "unload", lambda self, lane, slots, rows: np.copyto(rows, 7))
 
     async def test() -> None:
-        async with LayerwisePass(TOY, ComputeConfig("torch", "cpu", (), 2)) as running:
-            with pytest.raises(ComputeError, match="1 of 5 blocks are wrong after a pass, block 4"):
-                await running.verify()
+        running = LayerwisePass(TOY, ComputeConfig("torch", "cpu", (), 2))
+        with pytest.raises(ComputeError, match="1 of 5 blocks are wrong after a pass, block 4"):
+            await running.verify()
+        await running.close()
 
     asyncio.run(test())
 
