@@ -8,12 +8,11 @@ part see are computed for all of it and masked, and the sparse indexer sums its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch.nn.attention.bias import causal_lower_right
 
 from hosts.compute.torch.weights import weights
 from workloads.models import Attention, GroupedQueryAttention, Indexer, LatentAttention
@@ -21,8 +20,6 @@ from workloads.models import Attention, GroupedQueryAttention, Indexer, LatentAt
 _SCALED = 128  # latent values that share an FP32 scale
 _WORKING_BYTES = 256 * 1024 * 1024
 """Scores, or gathered entries, that are in memory at once."""
-_WINDOWS_AT_ONCE = 4
-"""Queries computed together where attention slides: so many windows of them see one more of keys."""
 
 
 class AttentionLayer(Protocol):
@@ -55,43 +52,18 @@ class GroupedQuery:
         """See `AttentionLayer`."""
         queries = (hidden @ self._qkv)[:, : self._heads_out]
         parts = queries.split([new for _, new in entries])
-        attended = [
-            some for part, (kv, _) in zip(parts, entries, strict=True) for some in self._attended(part, kv)
-        ]
+        attended = [self._attend(part, kv) for part, (kv, _) in zip(parts, entries, strict=True)]
         return torch.cat(attended) @ self._output
 
-    def _attended(self, queries: torch.Tensor, entries: torch.Tensor) -> Iterator[torch.Tensor]:
-        """One request's tokens, in order; where attention slides, some windows of them at a time."""
-        window = self._kind.window
-        if window is None:
-            yield self._attend(queries, entries)
-            return
-        end = len(entries) - len(queries)
-        for part in queries.split(_WINDOWS_AT_ONCE * window):
-            end += len(part)
-            yield self._attend(part, entries[max(0, end - len(part) - window + 1) : end])
-
     def _attend(self, queries: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
+        """One request: a token sees itself and what was before it, as far as the window reaches."""
         kind, new = self._kind, len(queries)
+        if kind.window is not None:
+            entries = entries[-(kind.window + new - 1) :]
         keys, values = self._keys_and_values(entries)
-        mask = self._mask(new, len(entries), queries.device)
-        attended = F.scaled_dot_product_attention(
-            queries.view(1, new, kind.query_heads, kind.head_dim).transpose(1, 2),
-            keys.transpose(0, 1)[None],
-            values.transpose(0, 1)[None],
-            attn_mask=mask,
-            enable_gqa=kind.query_heads != kind.kv_heads,
-        )
-        return attended[0].transpose(0, 1).reshape(new, -1)
-
-    def _mask(self, new: int, keys: int, device: torch.device) -> torch.Tensor | None:
-        """A token sees itself and what was before it, as far as the window reaches."""
-        if new == 1:
-            return None
-        if self._kind.window is None:
-            return causal_lower_right(new, keys)
-        ages = torch.arange(keys - new, keys, device=device)[:, None] - torch.arange(keys, device=device)
-        return (ages >= 0) & (ages < self._kind.window)
+        by_head = queries.view(1, new, kind.query_heads, kind.head_dim)
+        attend = _flash_attention if queries.is_cuda else _masked_attention
+        return attend(by_head, keys[None], values[None], kind.window).reshape(new, -1)
 
     def _keys_and_values(self, entries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[keys, kv_heads, head_dim] each."""
@@ -211,6 +183,49 @@ class SparseIndexer:
             self._keys = weights(queries.device, keys, self.kind.dim)
         each = (queries.flatten(0, 1) @ self._keys[:keys].T).relu_().view(len(queries), self.kind.heads, keys)
         return torch.bmm(shares[:, None], each)[:, 0]
+
+
+def _flash_attention(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int | None
+) -> torch.Tensor:
+    """[1, tokens, heads, dim] each. The kernel itself, as torch.nn.attention.varlen calls it: torch's choice
+    among kernels knows no window, and may take one that plans anew for every number of keys."""
+    left = -1 if window is None else window - 1
+    attended: torch.Tensor = torch.ops.aten._flash_attention_forward(
+        queries,
+        keys,
+        values,
+        None,
+        None,
+        queries.shape[1],
+        keys.shape[1],
+        0.0,
+        window is None,
+        False,
+        window_size_left=left,
+        window_size_right=0,
+    )[0]
+    return attended
+
+
+def _masked_attention(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int | None
+) -> torch.Tensor:
+    """As `_flash_attention`, where there is no such kernel."""
+    new, seen = queries.shape[1], keys.shape[1]
+    ages = torch.arange(seen - new, seen, device=keys.device)[:, None] - torch.arange(
+        seen, device=keys.device
+    )
+    mask = (ages >= 0) if window is None else (ages >= 0) & (ages < window)
+    heads_first = [part.transpose(1, 2) for part in (queries, keys, values)]
+    attended = F.scaled_dot_product_attention(
+        heads_first[0],
+        heads_first[1],
+        heads_first[2],
+        attn_mask=mask,
+        enable_gqa=queries.shape[2] != keys.shape[2],
+    )
+    return attended.transpose(1, 2)
 
 
 def _rows_at_once(row_bytes: int) -> int:

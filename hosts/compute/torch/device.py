@@ -134,8 +134,6 @@ def find_devices(kind: DeviceKind, gpus: tuple[str, ...], engines: int) -> list[
         torch.set_num_threads(1)  # the hosts of a test share the machine's cores
         return [torch.device("cpu")] * engines
     found = _usable_gpus()
-    # cuDNN's attention plans anew for every number of keys, which takes longer than a step.
-    torch.backends.cuda.enable_cudnn_sdp(False)
     if not gpus:
         return [torch.device("cuda", engine % found) for engine in range(engines)]
     if len(gpus) < engines:

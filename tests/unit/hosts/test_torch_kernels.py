@@ -12,8 +12,7 @@ pytest.importorskip("torch", reason="torch is not installed here (tox -e torch i
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hosts.compute.torch import attention
-from hosts.compute.torch.attention import attention_layer
+from hosts.compute.torch.attention import _flash_attention, _masked_attention, attention_layer
 from hosts.compute.torch.mlp import Dense, Head, MixtureOfExperts, expert_rows
 from workloads.models import MODELS, Attention, LatentAttention, Model
 
@@ -26,9 +25,7 @@ KINDS = [
 
 
 def flops_of(work: Callable[[], Any]) -> int:
-    """Without causal masks: the counter cannot see them being made, and counts the same."""
-    with pytest.MonkeyPatch.context() as patch, FlopCounterMode(display=False) as counter:
-        patch.setattr(attention, "causal_lower_right", lambda new, keys: None)
+    with FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())
 
@@ -139,3 +136,16 @@ def test_a_batch_is_its_requests() -> None:
         together = layer(tokens, [(kv[:40], 4), (kv, 5)])
         apart = torch.cat([layer(tokens[:4], [(kv[:40], 4)]), layer(tokens[4:], [(kv, 5)])])
         torch.testing.assert_close(together, apart, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="GPU: torch finds none here")
+@pytest.mark.parametrize(("new", "keys"), [(1, 700), (5, 700), (300, 700), (300, 300)])
+@pytest.mark.parametrize("window", [None, 128])
+def test_a_gpu_attends_as_the_cpu_does(new: int, keys: int, window: int | None) -> None:
+    torch.manual_seed(3)
+    queries = torch.randn(1, new, 8, 64, dtype=torch.bfloat16)
+    kv = torch.randn(1, keys, 2, 2, 64, dtype=torch.bfloat16)
+    expected = _masked_attention(queries, kv[:, :, 0], kv[:, :, 1], window)
+    on_gpu = kv.cuda()
+    found = _flash_attention(queries.cuda(), on_gpu[:, :, 0], on_gpu[:, :, 1], window)
+    torch.testing.assert_close(found.cpu(), expected, rtol=0.05, atol=0.02)
