@@ -86,7 +86,11 @@ def _compute_labels(preparation: Preparation) -> Iterator[str]:
     compute, kernels = preparation.experiment.compute, preparation.profile.kernels.get(preparation.model.name)
     if compute.kind == "torch":
         yield "GPU compute is kernels of the model's shapes by torch, with random weights, no collectives"
-        yield "KV goes between host memory and HBM by the GPU's own copy engines, not through the NIC"
+        if compute.copy == "nic":
+            way = f"through the compute NIC, by {preparation.experiment.transport.kind} to the host itself"
+        else:
+            way = "by the GPU's own copy engines, not through the NIC"
+        yield f"KV goes between host memory and HBM {way}"
         if compute.device == "cpu":
             yield "what is computed, the CPU computes: times are no GPU's"
         return

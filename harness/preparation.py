@@ -163,7 +163,12 @@ class Preparation:
         if host.role == "storage":
             return ComputeConfig()
         return ComputeConfig(
-            compute.kind, compute.device, host.gpus, self.scale.expert_engines[host.role], host.python
+            compute.kind,
+            compute.device,
+            host.gpus,
+            self.scale.expert_engines[host.role],
+            host.python,
+            compute.copy,
         )
 
     def cluster_spec(self) -> ClusterSpec:

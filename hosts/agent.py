@@ -21,7 +21,7 @@ import numpy as np
 
 from hosts.ceilings import storage_ceiling, transfer_ceiling
 from hosts.claim import ClaimedError
-from hosts.compute import open_compute
+from hosts.compute import NicPath, open_compute
 from hosts.content import fill_blocks
 from hosts.control_stream import ControlLostError, attach
 from hosts.counters import open_counters
@@ -152,6 +152,7 @@ class Agent:
             config.geometry,
             config.content_seed,
             host.arena.view,
+            await NicPath.open(host.transport, host.region) if config.compute.copy == "nic" else None,
         )
         self._resources.push_async_callback(compute.close)
         self._prefill = PrefillService(

@@ -33,6 +33,8 @@ ReadEngine = Literal["io_uring", "threads", "nixl"]
 TransportKind = Literal["tcp", "verbs", "nixl", "memory"]
 ComputeKind = Literal["timed", "torch"]
 DeviceKind = Literal["cuda", "cpu"]
+CopyKind = Literal["cuda", "nic"]
+"""KV between host memory and HBM: by the device's copy engines, or by the compute NIC (paper 5.2)."""
 
 
 class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,7 +142,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What computes: ``timed`` waits by the engine's figures, ``torch`` runs kernels on ``device``.
+    """What computes: ``timed`` waits by the engine's figures, ``torch`` runs kernels on ``device`` and copies
+    KV there and back by ``copy``.
 
     ``gpus`` (index, UUID or PCI address) are the engines' in their order; without them, the host's GPUs in
     turn. Experts are spread over ``expert_engines`` engines. ``python``, if not empty, has the host's torch
@@ -152,6 +155,7 @@ class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gpus: tuple[str, ...] = ()
     expert_engines: int = 1
     python: str = ""
+    copy: CopyKind = "cuda"
 
 
 class NicConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

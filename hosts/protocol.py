@@ -29,7 +29,7 @@ from hosts.peer_input import decoded
 from hosts.transport.base import RemoteRegion
 from workloads.layout import BlockRange, Span
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 HEARTBEAT_S = 5.0
 """The control node sends each agent something, if only a `Ping` as an event, at least this often."""

@@ -85,9 +85,21 @@ def _check_classes(experiment: Experiment) -> Iterator[str]:
 
 
 def _check_compute(experiment: Experiment) -> Iterator[str]:
-    """Kernels take their own time and have the model's layers: neither can be scaled."""
-    if experiment.compute.kind == "timed":
+    """Kernels take their own time and have the model's layers: neither can be scaled. What is only timed is
+    not copied, and only some transports reach GPUs."""
+    compute, transport = experiment.compute, experiment.transport.kind
+    if compute.kind == "timed":
+        if compute.copy != "cuda":
+            yield (
+                f"compute.copy: found '{compute.copy}' beside compute.kind = 'timed', which copies nothing; "
+                "expected compute.kind = 'torch'"
+            )
         return
+    if compute.copy == "nic" and compute.device == "cuda" and transport == "tcp":
+        yield (
+            "compute.copy: found 'nic' beside transport.kind = 'tcp', which moves no GPU memory; expected "
+            "transport.kind = 'verbs', or compute.copy = 'cuda'"
+        )
     for key, found in (
         ("time_dilation", experiment.scale.time_dilation),
         ("layers_divisor", experiment.scale.layers_divisor),

@@ -13,6 +13,7 @@ from hosts.config import (
     CacheMode,
     ClassMark,
     ComputeKind,
+    CopyKind,
     DeviceKind,
     PageKind,
     ReadEngine,
@@ -160,10 +161,11 @@ class Transport(Section, frozen=True):
 class Compute(Section, frozen=True):
     """What stands for the engines: ``timed`` waits as long as the profile's GPU would take; ``torch`` runs
     kernels of the model's shapes on the hosts' GPUs (``device``, which for tests may be ``cpu``), with KV in
-    their memory."""
+    their memory, copied there by ``copy``."""
 
     kind: ComputeKind = "timed"
     device: DeviceKind = "cuda"
+    copy: CopyKind = "cuda"
 
 
 class Measurement(Section, frozen=True):

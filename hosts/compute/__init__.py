@@ -13,6 +13,7 @@ from hosts.compute.base import (
     in_step,
 )
 from hosts.compute.measured import prediction_of
+from hosts.compute.nic_path import NicPath
 from hosts.compute.opening import open_compute
 from hosts.compute.prediction import Piece, Prediction
 
@@ -23,6 +24,7 @@ __all__ = [
     "ComputeError",
     "Decoding",
     "Forward",
+    "NicPath",
     "PassKv",
     "Piece",
     "Prediction",

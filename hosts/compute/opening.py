@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from hosts.compute.base import Compute
 from hosts.compute.measured import prediction_of
+from hosts.compute.nic_path import NicPath
 from hosts.compute.timed import TimedCompute
 from hosts.compute.torch.importing import require_torch
 from hosts.config import ComputeConfig, EngineConfig, Geometry
@@ -19,8 +20,10 @@ def open_compute(
     geometry: Geometry,
     content_seed: int,
     host_memory: NDArray[np.uint8],
+    nic: NicPath | None = None,
 ) -> Compute:
     """``engines`` engines of one host, for KV of that geometry and content, which lies in ``host_memory``.
+    With ``nic``, a back-end that copies does so through the NIC.
 
     Raises ModelError for a model that is not known, `ComputeError` for a device that cannot be had.
     """
@@ -30,4 +33,4 @@ def open_compute(
     require_torch(config.python)
     from hosts.compute.torch.backend import TorchCompute
 
-    return TorchCompute(config, prediction, engines, geometry, content_seed, host_memory)
+    return TorchCompute(config, prediction, engines, geometry, content_seed, host_memory, nic)

@@ -62,7 +62,7 @@ class DeviceBuffer:
 class DeviceMemory:
     """``nbytes`` of GPU ``ordinal``'s memory, rounded up to host pages, for NICs, until `close`.
 
-    ``fd`` is its dma-buf.
+    ``address`` is that of its first byte, ``fd`` its dma-buf.
     """
 
     def __init__(self, nbytes: int, ordinal: int = 0) -> None:
@@ -78,6 +78,7 @@ class DeviceMemory:
                 )
             buffer = DeviceBuffer(gpu, self.nbytes)
             resources.callback(buffer.close)
+            self.address = buffer.address
             self.fd = _dma_buf(gpu, buffer)
             resources.callback(os.close, self.fd)
             self._resources = resources.pop_all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hosts.compute import Chunk, Compute, Piece, ResidentKv, all_layers, open_compute
+from hosts.compute import Chunk, Compute, NicPath, Piece, ResidentKv, all_layers, open_compute
 from hosts.config import ComputeConfig, DeviceKind, EngineConfig, Geometry
 from hosts.content import fill_blocks, salts
 from hosts.memory import mapped
+from hosts.transport import open_transport
+from tests.contract.transports import VERBS, config_of
 
 MODELS = ("toy-latent", "toy-grouped")
 GEOMETRY = Geometry(layers=5, block_tokens=16, layer_block_bytes=100)
@@ -41,15 +43,26 @@ def missing(kind: str) -> str:
         return ""
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed here (tox -e torch installs it)"
-    if kind == "torch on a GPU":
+    if "on a GPU" in kind:
         import torch
 
         if not torch.cuda.is_available():
             return "GPU: torch finds none here"
+        if "NIC" in kind and not VERBS:
+            return "GPU: no RDMA ports here ($DUALPATH_VERBS_ADDRESSES)"
     return ""
 
 
-@pytest.fixture(params=["timed", "torch on the CPU", "torch on a GPU"])
+@pytest.fixture(
+    params=[
+        "timed",
+        "torch on the CPU",
+        "torch on the CPU, NIC over tcp",
+        *(f"torch on the CPU, NIC over {kind}" for kind in VERBS),
+        "torch on a GPU",
+        "torch on a GPU, NIC over verbs",
+    ]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     if reason := missing(name):
@@ -62,14 +75,36 @@ def model(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+class HostMemory:
+    """What a host registers, page-locks or offers to its NIC; a test's prompts lie in it one after the
+    other."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.view = mapped(nbytes, "base")[:nbytes]
+        self.taken_bytes = 0
+
+    def take(self, nbytes: int) -> NDArray[np.uint8]:
+        self.taken_bytes += nbytes
+        assert self.taken_bytes <= len(self.view)
+        return self.view[self.taken_bytes - nbytes : self.taken_bytes]
+
+
+MEMORY = HostMemory(1 << 17)
+
+
+@pytest.fixture(autouse=True)
+def unused_memory() -> None:
+    MEMORY.taken_bytes = 0
+
+
 class BufferedKv:
-    """See `PassKv`: a prompt of whole cached blocks and new tokens in a page-aligned buffer."""
+    """See `PassKv`: a prompt of whole cached blocks and new tokens in the host's memory."""
 
     def __init__(self, first_id: int, cached_blocks: int, new_blocks: int, moves: bool = True) -> None:
         self.moves, self.cached_blocks = moves, cached_blocks
         self.ids = np.arange(first_id, first_id + cached_blocks + new_blocks)
         nbytes = len(self.ids) * GEOMETRY.full_block_bytes
-        self.blocks = mapped(nbytes, "base")[:nbytes].reshape(len(self.ids), GEOMETRY.full_block_bytes)
+        self.blocks = MEMORY.take(nbytes).reshape(len(self.ids), GEOMETRY.full_block_bytes)
         self.blocks[:] = 0xAA
         fill_blocks(self.blocks[:cached_blocks], SEED, self.ids[:cached_blocks])
         self.copied_tokens = cached_blocks * GEOMETRY.block_tokens if moves else 0
@@ -112,14 +147,18 @@ class Request:
 
 @asynccontextmanager
 async def opened(kind: str, model: str, engines: int = 2) -> AsyncIterator[Compute]:
-    device: DeviceKind = "cuda" if kind.endswith("GPU") else "cpu"
+    device: DeviceKind = "cuda" if "GPU" in kind else "cpu"
     config = ComputeConfig(kind="timed" if kind == "timed" else "torch", device=device, expert_engines=2)
     engine = msgspec.structs.replace(ENGINE, model=model)
-    compute = open_compute(config, engine, engines, GEOMETRY, SEED, mapped(1 << 16, "base"))
-    try:
+    async with AsyncExitStack() as resources:
+        nic: NicPath | None = None
+        if "NIC" in kind:
+            transport = await open_transport(config_of(kind.split()[-1], 0))
+            resources.push_async_callback(transport.close)
+            nic = await NicPath.open(transport, transport.register(MEMORY.view))
+        compute = open_compute(config, engine, engines, GEOMETRY, SEED, MEMORY.view, nic)
+        resources.push_async_callback(compute.close)
         yield compute
-    finally:
-        await compute.close()
 
 
 async def whole_pass(compute: Compute, batches: Sequence[Sequence[Chunk]]) -> int:
@@ -131,8 +170,7 @@ async def whole_pass(compute: Compute, batches: Sequence[Sequence[Chunk]]) -> in
 
 def loaded(resident: Any) -> NDArray[np.uint8]:
     """What lies in a device's memory: [layers, blocks, slot_bytes]."""
-    found: NDArray[np.uint8] = resident.slots.cpu().numpy()
-    return found
+    return np.stack([slots.cpu().numpy() for slots in resident.slots])
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

@@ -8,7 +8,7 @@ part see are computed for all of it and masked, and the sparse indexer sums its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -103,11 +103,10 @@ class Latent:
         attended, first = [], 0
         for kv, new in entries:
             rows = slice(first, first + new)
-            keys = self._dequantized(kv)
             if index is None or self._sparse is None:
-                attended.append(self._all_keys(queries[rows], keys))
+                attended.append(self._all_keys(queries[rows], self._dequantized(kv)))
             else:
-                attended.append(self._picked_keys(queries[rows], keys, index[0][rows], index[1][rows]))
+                attended.append(self._picked_keys(queries[rows], kv, index[0][rows], index[1][rows]))
             first += new
         values = torch.bmm(torch.cat(attended).transpose(0, 1), self._out_of_latent)
         return values.transpose(0, 1).reshape(len(hidden), -1) @ self._output
@@ -137,25 +136,34 @@ class Latent:
         return torch.cat(attended)
 
     def _picked_keys(
-        self, queries: torch.Tensor, keys: torch.Tensor, index: torch.Tensor, shares: torch.Tensor
+        self, queries: torch.Tensor, entries: torch.Tensor, index: torch.Tensor, shares: torch.Tensor
     ) -> torch.Tensor:
-        """As `_all_keys`, over the ``top_k`` keys that the indexer scores highest for each new token."""
+        """As `_all_keys`, over the ``top_k`` entries that the indexer scores highest for each new token."""
         assert self._sparse is not None
-        new = len(queries)
-        top_k = min(self._sparse.kind.top_k, len(keys))
-        row_bytes = max(top_k * keys.shape[1] * keys.element_size(), self._sparse.row_bytes(len(keys)))
+        new, keys = len(queries), len(entries)
+        top_k = min(self._sparse.kind.top_k, keys)
+        pick = self._picker(entries, new * top_k)
+        row_bytes = max(top_k * queries.shape[2] * queries.element_size(), self._sparse.row_bytes(keys))
         attended = []
         at_once = _rows_at_once(row_bytes)
         for first in range(0, new, at_once):
             rows = slice(first, first + at_once)
             part = queries[rows]
-            seen = len(keys) - new + first + len(part)
+            seen = keys - new + first + len(part)
             scores = self._sparse.scores(index[rows], shares[rows], seen)
             _hide_later(scores)
-            chosen = keys[scores.topk(min(top_k, seen), dim=1, sorted=False).indices]
+            chosen = pick(scores.topk(min(top_k, seen), dim=1, sorted=False).indices)
             likeness = torch.bmm(part, chosen.transpose(1, 2)).softmax(dim=2)
             attended.append(torch.bmm(likeness, chosen[:, :, : self._kind.kv_lora_rank]))
         return torch.cat(attended)
+
+    def _picker(self, entries: torch.Tensor, picks: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Chosen keys [tokens, top_k] -> [tokens, top_k, latent + rope]; of entries or picks, the fewer are
+        dequantized."""
+        if picks < len(entries):
+            return lambda chosen: self._dequantized(entries[chosen.flatten()]).unflatten(0, chosen.shape)
+        keys = self._dequantized(entries)
+        return lambda chosen: keys[chosen]
 
 
 class SparseIndexer:

@@ -9,25 +9,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hosts.buffers import BufferArena
 from hosts.compute.base import CachedKv, Chunk, ComputeError
+from hosts.compute.nic_path import NicPath
 from hosts.compute.prediction import Prediction
+from hosts.compute.torch.copying import CopyEngines, Copying
 from hosts.compute.torch.decode import TorchDecode
 from hosts.compute.torch.device import find_devices
 from hosts.compute.torch.engine import Engine
 from hosts.compute.torch.forward import TorchForward
 from hosts.compute.torch.kv import KvMemory
 from hosts.compute.torch.layers import Layers
+from hosts.compute.torch.nic_copying import NicCopying
 from hosts.compute.torch.residence import Residence, load
 from hosts.config import ComputeConfig, Geometry
-from hosts.cuda.driver import Gpu
-from hosts.cuda.memory import PinnedMemory
 
 WORKING_BYTES = 4e9
 """For a batch's activations, and attention's scores and gathered entries."""
+_FILLER_BYTES = 16 * 1024 * 1024
+_PAGE_BYTES = 4096
 
 
 class TorchCompute:
-    """See `Compute`. Owns its engines, and the page lock of the host's memory while there are GPUs."""
+    """See `Compute`. Owns its engines, and what copies between their memory and the host's: ``nic`` or,
+    without one, the devices' copy engines."""
 
     def __init__(
         self,
@@ -37,19 +42,19 @@ class TorchCompute:
         geometry: Geometry,
         content_seed: int,
         host_memory: NDArray[np.uint8],
+        nic: NicPath | None,
     ) -> None:
         self.prediction = prediction
         devices = find_devices(config.device, config.gpus, engines)
         with ExitStack() as resources:
-            if config.device == "cuda" and devices:
-                gpu = Gpu(devices[0].index)
-                resources.callback(gpu.close)
-                resources.callback(PinnedMemory(gpu, host_memory).close)
+            filler = _filler(content_seed)
+            copying: Copying = NicCopying(nic, filler) if nic else CopyEngines(devices, [host_memory, filler])
+            resources.callback(copying.close)
             self._engines = []
             for number, device in enumerate(devices):
                 layers = Layers(prediction.model, config.expert_engines, device)
-                memory = KvMemory(prediction.model, geometry, content_seed, device)
-                self._engines.append(Engine(number, layers, memory))
+                memory = KvMemory(prediction.model, geometry, content_seed, device, filler)
+                self._engines.append(Engine(number, layers, memory, copying.lanes(device)))
                 resources.callback(self._engines[-1].close)
             for device in {device for device in devices if device.type == "cuda"}:
                 _take_budget(device, devices.count(device), prediction.config.kv_hbm_bytes)
@@ -73,6 +78,13 @@ class TorchCompute:
         self._engines.clear()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
+
+
+def _filler(seed: int) -> NDArray[np.uint8]:
+    """Any bytes, as KV is: zeros would draw less power, and clocks rise."""
+    filler = BufferArena(_FILLER_BYTES, _PAGE_BYTES).view
+    filler[:] = np.random.default_rng(seed).integers(0, 256, len(filler), np.uint8)
+    return filler
 
 
 def _take_budget(device: torch.device, engines: int, kv_bytes: float) -> None:

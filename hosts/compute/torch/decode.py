@@ -38,11 +38,11 @@ class _Taken(NamedTuple):
     """A request as it is when a step is asked for: it may be given up while the step is made."""
 
     keys: int
-    slots: torch.Tensor | None
+    slots: Sequence[torch.Tensor] | None
 
     @classmethod
     def of(cls, request: Decoding) -> _Taken:
-        """Its KV [layers, blocks, slot_bytes], None if none was moved, and the keys that it sees now."""
+        """Its layers' KV, None if none was moved, and the keys that it sees now."""
         resident = request.resident
         return cls(request.context_tokens + 1, resident.slots if isinstance(resident, Residence) else None)
 
@@ -62,8 +62,8 @@ def _step(engine: Engine, batch: Sequence[_Taken], share: int) -> Mark:
         return engine.computing.mark()
 
 
-def _slots(engine: Engine, request: _Taken) -> torch.Tensor:
-    """[layers, blocks, slot_bytes]; of a request whose KV was not moved, one layer's that stands for all."""
+def _slots(engine: Engine, request: _Taken) -> Sequence[torch.Tensor]:
+    """Each layer's [blocks, slot_bytes]; of a request whose KV was not moved, one's that stands for all."""
     if request.slots is not None:
         return request.slots
-    return engine.memory.empty(1, engine.memory.blocks_of(request.keys))
+    return [engine.memory.empty(engine.memory.blocks_of(request.keys))]

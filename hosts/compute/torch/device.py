@@ -34,10 +34,6 @@ class Lane(Protocol):
     def after(self, mark: Mark) -> None:
         """What the lane is given from now on waits for ``mark``, another lane's."""
 
-    @property
-    def handle(self) -> int:
-        """The CUstream, for the driver's own functions."""
-
 
 class CudaLane:
     """See `Lane`. It begins after what the calling thread has asked of the device outside any lane, such as
@@ -58,9 +54,11 @@ class CudaLane:
         return CudaMark(self._stream)
 
     def after(self, mark: Mark) -> None:
-        """See `Lane`."""
-        assert isinstance(mark, CudaMark)
-        self._stream.wait_event(mark.event)
+        """See `Lane`. A GPU can be told to wait only for what a GPU does; the rest this thread waits for."""
+        if isinstance(mark, CudaMark):
+            self._stream.wait_event(mark.event)
+        else:
+            mark.wait()
 
 
 class CudaMark:
@@ -83,8 +81,6 @@ class CudaMark:
 class CpuLane:
     """See `Lane`: done when asked for, so all of them are one."""
 
-    handle = 0
-
     def entered(self) -> AbstractContextManager[object]:
         """See `Lane`."""
         return nullcontext()
@@ -94,7 +90,8 @@ class CpuLane:
         return CpuMark()
 
     def after(self, mark: Mark) -> None:
-        """It is past that already."""
+        """See `Lane`: what it is given next is done at once, so it has to be there by now."""
+        mark.wait()
 
 
 class CpuMark:

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 from hosts.compute.base import ComputeError
+from hosts.compute.torch.copying import CopyLanes
 from hosts.compute.torch.device import Lane, Mark, bind, open_lane
 from hosts.compute.torch.kv import KvMemory
 from hosts.compute.torch.layers import Layers
@@ -25,11 +26,11 @@ _T = TypeVar("_T")
 class Engine:
     """``number`` of its host. Copies to the device, computing and copies back are lanes beside each other."""
 
-    def __init__(self, number: int, layers: Layers, memory: KvMemory) -> None:
+    def __init__(self, number: int, layers: Layers, memory: KvMemory, copies: CopyLanes) -> None:
         self.number, self.layers, self.memory = number, layers, memory
-        device = memory.device
-        self.copy_in, self.computing, self.copy_out = (open_lane(device) for _ in range(3))
-        self._asking = ThreadPoolExecutor(1, f"engine {number}", initializer=partial(bind, device))
+        self.copy_in, self.copy_out = copies
+        self.computing = open_lane(memory.device)
+        self._asking = ThreadPoolExecutor(1, f"engine {number}", initializer=partial(bind, memory.device))
         # One for each lane, whose marks come in order: a long copy keeps nobody from seeing a step's end.
         self._waiting = {lane: ThreadPoolExecutor(1, f"engine {number} waits") for lane in self.lanes}
 

@@ -121,7 +121,7 @@ class EnginePass:
 
     def _slots(self, part: _Part, layer: int) -> torch.Tensor:
         if isinstance(part.chunk.resident, Residence):
-            return part.chunk.resident.slots[layer, : len(part.blocks)]
+            return part.chunk.resident.slots[layer][: len(part.blocks)]
         return self._ring[layer % RING_LAYERS, part.blocks.start : part.blocks.stop]
 
 

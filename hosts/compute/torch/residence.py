@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import torch
 
@@ -12,13 +13,14 @@ from hosts.compute.torch.engine import Engine, all_idle
 
 
 class Residence:
-    """See `ResidentKv`. ``slots`` is [layers, blocks, slot_bytes]."""
+    """See `ResidentKv`. ``slots`` are each layer's [blocks, slot_bytes]: pieces of that size leave few holes
+    between them."""
 
-    def __init__(self, slots: torch.Tensor) -> None:
-        self._slots: torch.Tensor | None = slots
+    def __init__(self, slots: Sequence[torch.Tensor]) -> None:
+        self._slots: Sequence[torch.Tensor] | None = slots
 
     @property
-    def slots(self) -> torch.Tensor:
+    def slots(self) -> Sequence[torch.Tensor]:
         """Raises RuntimeError after `free`."""
         if self._slots is None:
             raise RuntimeError("KV that was freed is asked for")
@@ -34,7 +36,7 @@ async def load(engine: Engine, kv: CachedKv, tokens: int) -> Residence:
     memory = engine.memory
 
     def copy() -> tuple[Residence, Mark]:
-        slots = memory.empty(memory.layers, memory.blocks_of(tokens))
+        slots = [memory.empty(memory.blocks_of(tokens)) for _ in range(memory.layers)]
         with engine.copy_in.entered():
             for layer in range(memory.layers):
                 memory.load(engine.copy_in, kv.cached_rows(layer), slots[layer])

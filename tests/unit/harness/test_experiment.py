@@ -177,6 +177,14 @@ def test_errors_name_file_key_found_and_expected(
             '[compute]\nkind = "torch"',
             "scale.time_dilation: found 8 beside compute.kind = 'torch', expected 1: kernels take the time",
         ),
+        (
+            '[compute]\ncopy = "nic"',
+            "compute.copy: found 'nic' beside compute.kind = 'timed', which copies nothing; expected",
+        ),
+        (
+            '[compute]\nkind = "torch"\ncopy = "nic"',
+            "compute.copy: found 'nic' beside transport.kind = 'tcp', which moves no GPU memory; expected",
+        ),
     ],
 )
 def test_what_the_types_cannot_say(tmp_path: Path, addition: str, expected: str) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from in_process_hosts import GEOMETRY
 
@@ -19,6 +20,7 @@ import torch
 
 from hosts.compute.torch import backend
 from hosts.compute.torch import device as device_module
+from hosts.compute.torch.copying import CopyEngines
 from hosts.compute.torch.device import find_devices, open_lane
 from hosts.compute.torch.engine import Engine
 from hosts.compute.torch.importing import require_torch
@@ -113,7 +115,8 @@ def test_a_gpu_that_is_not_there_and_too_few() -> None:
 def test_out_of_memory_says_what_to_do() -> None:
     cpu = torch.device("cpu")
     model = find_model("toy-grouped")
-    one = Engine(0, Layers(model, 1, cpu), KvMemory(model, GEOMETRY, 1, cpu))
+    memory = KvMemory(model, GEOMETRY, 1, cpu, np.empty(1 << 16, np.uint8))
+    one = Engine(0, Layers(model, 1, cpu), memory, CopyEngines([cpu], []).lanes(cpu))
 
     def too_much() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 90.00 GiB.\nmore")

@@ -17,16 +17,18 @@ from hosts.protocol import TurnDone
 
 MODELS = ("toy-latent", "toy-grouped")
 ON_THE_CPU = ComputeConfig(kind="torch", device="cpu", expert_engines=4)
+BY_NIC = msgspec.structs.replace(ON_THE_CPU, copy="nic")
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("layerwise", [True, False])
 @pytest.mark.parametrize("decode_hits", [0, 5, 3])
+@pytest.mark.parametrize("compute", [ON_THE_CPU, BY_NIC], ids=["device", "nic"])
 def test_every_block_is_whole_on_the_decode_host_and_in_the_store(
-    model: str, layerwise: bool, decode_hits: int
+    model: str, layerwise: bool, decode_hits: int, compute: ComputeConfig
 ) -> None:
     async def test() -> None:
-        async with hosts(layerwise=layerwise, engine=engine(model=model), compute=ON_THE_CPU) as pair:
+        async with hosts(layerwise=layerwise, engine=engine(model=model), compute=compute) as pair:
             turn = order(decode_hits=decode_hits, generated=1)
             done = the_done(await pair.serve(turn))
             assert done.verified_blocks == 8 + decode_hits
