@@ -27,7 +27,15 @@ from hosts.bench.device_copies import Layer
 from hosts.bench.layerwise import PromptShape
 from hosts.bench.reads import Reads
 from hosts.bench.transfers import Transfers
-from hosts.config import ComputeConfig, DeviceKind, ReadEngine, StorageConfig, TransportConfig, TransportKind
+from hosts.config import (
+    ComputeConfig,
+    CopyKind,
+    DeviceKind,
+    ReadEngine,
+    StorageConfig,
+    TransportConfig,
+    TransportKind,
+)
 from hosts.cuda.copies import Direction
 from hosts.qos import find_qos
 
@@ -181,7 +189,8 @@ def copies_command(
 @bench.command(
     "layerwise",
     epilog="Examples: `dualpath bench layerwise --model deepseek-v3.2-660b --engines 32` · `dualpath bench "
-    "layerwise --model toy-latent --device cpu` (a try without a GPU)",
+    "layerwise --copy nic --address 10.0.0.1` (through the NIC there) · `dualpath bench layerwise --model "
+    "toy-latent --device cpu` (a try without a GPU)",
 )
 def layerwise_command(
     model: Annotated[str, typer.Option(help="Whose layers.")] = "dualpath-27b",
@@ -192,16 +201,24 @@ def layerwise_command(
     engines: Annotated[int, typer.Option(min=1, help="Engines that share the experts.")] = 8,
     device: Annotated[DeviceKind, typer.Option(help="What computes.")] = "cuda",
     gpu: Annotated[str, typer.Option(help="Which GPU: index, UUID or PCI address.")] = "",
+    copy: Annotated[
+        CopyKind, typer.Option(help="What copies KV: the GPU's copy engines, or a NIC by --transport.")
+    ] = "cuda",
+    transport: Annotated[
+        TransportKind, typer.Option(help="How the NIC copies: verbs, nixl; tcp to try without one.")
+    ] = "verbs",
+    address: Annotated[str, typer.Option(help="The NIC's address.")] = "127.0.0.1",
     seconds: _SecondsOption = 0.5,
     rounds: _RoundsOption = 4,
     json: JsonOption = False,
 ) -> None:
     """A prefill pass whose KV is loaded layer by layer, beside loading alone and computing alone."""
     shape = PromptShape(model, cached - cached % 64, new, 64)
-    config = ComputeConfig("torch", device, (gpu,) if gpu else (), engines)
-    report = bench_layerwise(shape, config, rounds, seconds)
+    config = ComputeConfig("torch", device, (gpu,) if gpu else (), engines, copy=copy)
+    report = bench_layerwise(shape, config, TransportConfig(transport, address), rounds, seconds)
     if json:
-        print_json({**msgspec.to_builtins(report), "over_longest": report.over_longest})
+        derived = {"over_longest": report.over_longest, "hidden": report.hidden}
+        print_json({**msgspec.to_builtins(report), **derived})
     else:
         print_layerwise(report, out)
 

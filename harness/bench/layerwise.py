@@ -12,8 +12,11 @@ from rich.console import Console
 
 from harness.bench.contest import in_turn
 from hosts.bench.layerwise import LayerwisePass, PassPart, PromptShape
-from hosts.config import ComputeConfig, DeviceKind
+from hosts.config import ComputeConfig, DeviceKind, TransportConfig
 from workloads.models import find_model, prefill_flops
+
+_SEEN = 0.1
+"""Of the longer part; what is shorter is lost in the noise of the longer one's time."""
 
 
 class LayerwiseReport(msgspec.Struct, frozen=True):
@@ -22,6 +25,7 @@ class LayerwiseReport(msgspec.Struct, frozen=True):
 
     shape: PromptShape
     device: DeviceKind
+    copy: str
     expert_engines: int
     nbytes: int
     flops: int
@@ -40,16 +44,30 @@ class LayerwiseReport(msgspec.Struct, frozen=True):
             whole / max(parts) for whole, *parts in zip(together, load, compute, strict=True)
         )
 
+    @property
+    def hidden(self) -> float | None:
+        """How much of the shorter part is hidden: 1 all of it, 0 if one follows the other; the median of the
+        rounds' own shares. None where that part is too short to be seen beside the other."""
+        load, compute, together = (self.rounds[part] for part in ("load", "compute", "together"))
+        shorter, longer = sorted((self.seconds("load"), self.seconds("compute")))
+        if shorter < _SEEN * longer:
+            return None
+        return statistics.median(
+            (sum(parts) - whole) / min(parts) for whole, *parts in zip(together, load, compute, strict=True)
+        )
+
 
 def bench_layerwise(
-    shape: PromptShape, config: ComputeConfig, rounds: int, seconds: float
+    shape: PromptShape, config: ComputeConfig, transport: TransportConfig, rounds: int, seconds: float
 ) -> LayerwiseReport:
-    """Verify a pass, then time it and its parts in turn; raises `ComputeError`."""
+    """Verify a pass, then time it and its parts in turn; ``transport`` is used if its NIC copies. Raises
+    `ComputeError`, `TransferError`."""
     model, geometry = find_model(shape.model), shape.geometry
     parts: tuple[PassPart, ...] = get_args(PassPart)
     with asyncio.Runner() as runner:
         running = LayerwisePass(shape, config)
         try:
+            runner.run(running.open(transport))
             runner.run(running.verify())
             tools = {part: partial(_seconds, runner, running, part, seconds) for part in parts}
             found = in_turn(tools, rounds)
@@ -58,6 +76,7 @@ def bench_layerwise(
     return LayerwiseReport(
         shape=shape,
         device=config.device,
+        copy=f"{transport.kind} at {transport.bind_address}" if config.copy == "nic" else "copy engines",
         expert_engines=config.expert_engines,
         nbytes=shape.cached_tokens // shape.block_tokens * geometry.full_block_bytes,
         flops=prefill_flops(model, shape.cached_tokens, shape.new_tokens),
@@ -74,9 +93,15 @@ def print_layerwise(report: LayerwiseReport, out: Console) -> None:
     shape, load, compute = report.shape, report.seconds("load"), report.seconds("compute")
     out.print(
         f"{shape.model}: {shape.new_tokens} tokens over {shape.cached_tokens} cached, one engine, "
-        f"{report.device}"
+        f"{report.device}, copies: {report.copy}"
     )
     out.print(f"load      {load * 1e3:9.3f} ms  {report.nbytes / load / 1e9:.3g} GB/s of KV, all layers")
     out.print(f"compute   {compute * 1e3:9.3f} ms  {report.flops / compute / 1e12:.3g} TFLOP/s")
     out.print(f"together  {report.seconds('together') * 1e3:9.3f} ms  layer by layer, new KV copied back")
-    out.print(f"{report.over_longest:.2f} x the longer of load and compute (1: the other hides behind it)")
+    out.print(f"{report.over_longest:.2f} x the longer of load and compute ({_hidden(report.hidden)})")
+
+
+def _hidden(share: float | None) -> str:
+    if share is None:
+        return f"the other is less than {_SEEN:.0%} of it, too short to be seen"
+    return f"{share:.0%} of the other is hidden behind it"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Literal
 
 import msgspec
@@ -13,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hosts.buffers import BufferArena
-from hosts.compute import Chunk, ComputeError, Piece, all_layers, open_compute
-from hosts.config import ComputeConfig, EngineConfig, Geometry
+from hosts.compute import Chunk, ComputeError, NicPath, Piece, ResidentKv, all_layers, open_compute
+from hosts.config import ComputeConfig, EngineConfig, Geometry, TransportConfig
 from hosts.content import fill_blocks, mismatched, salts
+from hosts.transport import open_transport
 from workloads.models import find_model, kv_bytes_per_token
 
 PassPart = Literal["load", "compute", "together"]
@@ -71,31 +73,58 @@ class _KvInMemory:
 
 
 class LayerwisePass:
-    """A prompt of ``shape`` in page-locked memory and an engine for it, until closed."""
+    """A prompt of ``shape`` in memory for copies, and an engine for it, until closed."""
 
     def __init__(self, shape: PromptShape, config: ComputeConfig) -> None:
-        self.shape, geometry = shape, shape.geometry
+        self.shape, self._config, self._geometry = shape, config, shape.geometry
         cached, new = (-(-t // shape.block_tokens) for t in (shape.cached_tokens, shape.new_tokens))
-        nbytes = (cached + new) * geometry.full_block_bytes
-        memory = BufferArena(nbytes, _PAGE_BYTES, pages="transparent").view
-        self._blocks = memory[:nbytes].reshape(cached + new, geometry.full_block_bytes)
+        nbytes = (cached + new) * self._geometry.full_block_bytes
+        self._memory = BufferArena(nbytes, _PAGE_BYTES, pages="transparent").view
+        self._blocks = self._memory[:nbytes].reshape(cached + new, self._geometry.full_block_bytes)
         fill_blocks(self._blocks[:cached], _SEED, np.arange(cached))
-        self._kv = {moves: _KvInMemory(self._blocks, cached, geometry, moves) for moves in (True, False)}
-        self._layers = geometry.layers
-        self._compute = open_compute(config, _engine(shape), 1, geometry, _SEED, memory)
+        self._cached = cached
+        self._kv = {
+            moves: _KvInMemory(self._blocks, cached, self._geometry, moves) for moves in (True, False)
+        }
+        self._resources = AsyncExitStack()
+
+    async def open(self, transport: TransportConfig) -> None:
+        """The engine and, to copy through a NIC, ``transport``; raises `ComputeError`, `TransferError`."""
+        nic = None
+        if self._config.copy == "nic":
+            opened = await open_transport(transport)
+            self._resources.push_async_callback(opened.close)
+            nic = await NicPath.open(opened, opened.register(self._memory))
+        engine = _engine(self.shape)
+        self._compute = open_compute(self._config, engine, 1, self._geometry, _SEED, self._memory, nic)
+        self._resources.push_async_callback(self._compute.close)
 
     async def close(self) -> None:
         """Give everything back."""
-        await self._compute.close()
+        await self._resources.aclose()
 
     async def verify(self) -> None:
-        """One pass; raises `ComputeError` if its KV does not come back as it has to."""
+        """Load all layers, and make one pass; raises `ComputeError` if KV is not there as it has to be."""
+        resident = await self._compute.load(0, self._kv[True], self.shape.cached_tokens)
+        self._check(self._on_device(resident), "on the device after loading them")
+        resident.free()
         await self._run("together")
-        wrong = mismatched(self._blocks, _SEED, np.arange(len(self._blocks)))
+        self._check(self._blocks, "after a pass")
+
+    def _on_device(self, resident: ResidentKv) -> NDArray[np.uint8]:
+        """The cached blocks as they lie there: [blocks, full_block_bytes]."""
+        from hosts.compute.torch.residence import Residence
+
+        assert isinstance(resident, Residence), "what the torch back-end loads"
+        layers = [slots[: self._cached].cpu().numpy() for slots in resident.slots]
+        return np.concatenate(layers, axis=1)
+
+    def _check(self, blocks: NDArray[np.uint8], when: str) -> None:
+        wrong = mismatched(blocks, _SEED, np.arange(len(blocks)))
         if len(wrong):
             raise ComputeError(
-                f"{self.shape.model}: {len(wrong)} of {len(self._blocks)} blocks are wrong after a pass, "
-                f"block {wrong[0]} first: a copy to or from the device, or its memory, is not to be trusted"
+                f"{self.shape.model}: {len(wrong)} of {len(blocks)} blocks are wrong {when}, block "
+                f"{wrong[0]} first: a copy to or from the device, or its memory, is not to be trusted"
             )
 
     async def time(self, part: PassPart, seconds: float) -> float:
@@ -114,7 +143,7 @@ class LayerwisePass:
             return
         chunk = Chunk(Piece(self.shape.cached_tokens, self.shape.new_tokens), self._kv[part == "together"])
         async with self._compute.forward(range(1), [[chunk]]) as forward:
-            await all_layers(forward, self._layers)
+            await all_layers(forward, self._geometry.layers)
 
 
 def _engine(shape: PromptShape) -> EngineConfig:

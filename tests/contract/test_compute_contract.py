@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -67,6 +68,8 @@ def kind(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     if reason := missing(name):
         pytest.skip(reason)
+    if name != "timed":
+        importlib.import_module("torch")  # a minute in the emulated machine that has RDMA
     return name
 
 

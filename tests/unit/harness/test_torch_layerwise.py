@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from harness.bench.layerwise import LayerwiseReport, bench_layerwise
-from hosts.bench.layerwise import LayerwisePass, PromptShape
+from hosts.bench.layerwise import LayerwisePass, PassPart, PromptShape
 from hosts.compute import ComputeError
-from hosts.config import ComputeConfig
+from hosts.config import ComputeConfig, CopyKind, TransportConfig
 
 TOY = PromptShape("toy-latent", 256, 40, 64)
 needs_torch = pytest.mark.skipif(
@@ -24,18 +27,27 @@ seconds = st.floats(1e-4, 10)
 
 @given(st.lists(st.tuples(seconds, seconds), min_size=1, max_size=7))
 def test_hidden_wholly_is_one_and_not_at_all_is_the_sum(parts: list[tuple[float, float]]) -> None:
-    def over_longest(together: list[float]) -> float:
+    def report(together: list[float]) -> LayerwiseReport:
         load, compute = ([pair[i] for pair in parts] for i in (0, 1))
         rounds = {"load": load, "compute": compute, "together": together}
-        return LayerwiseReport(TOY, "cpu", 1, 1, 1, rounds).over_longest
+        return LayerwiseReport(TOY, "cpu", "copy engines", 1, 1, 1, rounds)
 
-    assert over_longest([max(pair) for pair in parts]) == 1
-    assert 1 < over_longest([sum(pair) for pair in parts]) <= 2
+    hidden, in_turn = report([max(pair) for pair in parts]), report([sum(pair) for pair in parts])
+    assert hidden.over_longest == 1
+    assert 1 < in_turn.over_longest <= 2
+    if hidden.hidden is None:
+        load, compute = (hidden.seconds(part) for part in get_args(PassPart)[:2])
+        assert min(load, compute) < 0.1 * max(load, compute)
+    else:
+        assert hidden.hidden == pytest.approx(1)
+        assert in_turn.hidden == pytest.approx(0, abs=1e-9)
 
 
 @needs_torch
-def test_a_pass_and_its_parts_on_the_cpu() -> None:
-    report = bench_layerwise(TOY, ComputeConfig("torch", "cpu", (), 2), rounds=3, seconds=0.001)
+@pytest.mark.parametrize("copy", get_args(CopyKind))
+def test_a_pass_and_its_parts_on_the_cpu(copy: CopyKind) -> None:
+    config = ComputeConfig("torch", "cpu", (), 2, copy=copy)
+    report = bench_layerwise(TOY, config, TransportConfig("tcp"), rounds=3, seconds=0.001)
     assert {part: len(times) for part, times in report.rounds.items()} == {
         "load": 3,
         "compute": 3,
@@ -46,14 +58,28 @@ def test_a_pass_and_its_parts_on_the_cpu() -> None:
 
 
 @needs_torch
-def test_a_pass_whose_bytes_are_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hosts.compute.torch.kv import KvMemory
+@pytest.mark.parametrize(
+    ("function", "broken", "said"),
+    [
+        ("unload", lambda rows: np.copyto(rows, 7), "1 of 5 blocks are wrong after a pass, block 4"),
+        ("load", lambda rows: None, "4 of 4 blocks are wrong on the device after loading them, block 0"),
+    ],
+)
+def test_a_pass_whose_bytes_are_wrong_is_not_timed(
+    function: str, broken: Callable[[NDArray[np.uint8]], None], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hosts.compute.torch.copying import CpuCopyLane
 
-    monkeypatch.setattr(KvMemory, "unload", lambda self, lane, slots, rows: np.copyto(rows, 7))
+    monkeypatch.setattr(
+        CpuCopyLane,
+        function,
+        lambda self, *rows: broken(next(part for part in rows if isinstance(part, np.ndarray))),
+    )
 
     async def test() -> None:
         running = LayerwisePass(TOY, ComputeConfig("torch", "cpu", (), 2))
-        with pytest.raises(ComputeError, match="1 of 5 blocks are wrong after a pass, block 4"):
+        await running.open(TransportConfig("tcp"))
+        with pytest.raises(ComputeError, match=said):
             await running.verify()
         await running.close()
 
@@ -67,5 +93,7 @@ def test_a_layer_hides_behind_the_one_before_on_a_gpu() -> None:
     if not torch.cuda.is_available():
         pytest.skip("GPU: torch finds none here")
     shape = PromptShape("dualpath-27b", 32_768, 429, 64)
-    report = bench_layerwise(shape, ComputeConfig("torch", "cuda", (), 8), rounds=2, seconds=0.2)
+    report = bench_layerwise(
+        shape, ComputeConfig("torch", "cuda", (), 8), TransportConfig("tcp"), rounds=2, seconds=0.2
+    )
     assert report.over_longest <= 1.1
