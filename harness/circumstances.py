@@ -121,7 +121,7 @@ def host_entries(
             "role": host.role,
             "engines": 0 if host.role == "storage" else preparation.scale.engines_per_host,
             "storage_nic": next((nic.name for nic in host.nics if nic.network == "storage"), None),
-            "compute_nic": next((nic.name for nic in host.nics if nic.network == "compute"), None),
+            "compute_nics": [nic.name for nic in host.nics if nic.network == "compute"],
             "storage_nic_nominal_gbit_per_s": next(
                 (n.bytes_per_s * 8 / 1e9 for n in host.nics if n.network == "storage" and n.bytes_per_s), None
             ),

@@ -38,7 +38,7 @@ class Deployment:
 
     def __init__(self) -> None:
         self.agents: dict[str, AgentHandle] = {}
-        self.regions: dict[str, RemoteRegion] = {}
+        self.regions: dict[str, tuple[RemoteRegion, ...]] = {}
         self.on_event: Callable[[str, Message], None] = lambda host, message: None
         self._watched: list[tuple[str, str, Started]] = []
 
@@ -121,8 +121,8 @@ async def _introduce(deployment: Deployment, configs: Mapping[str, HostConfig]) 
     """Configure every agent, then tell each where its peers listen."""
     ready = await deployment.call_all(configs, START_TIMEOUT_S)
     answers = {host: answer for host, answer in ready.items() if isinstance(answer, Ready)}
-    deployment.regions = {host: answer.region for host, answer in answers.items()}
-    addresses = {host: answer.transport_address for host, answer in answers.items()}
+    deployment.regions = {host: answer.regions for host, answer in answers.items()}
+    addresses = {host: answer.addresses for host, answer in answers.items()}
     await deployment.call_all(dict.fromkeys(configs, Peers(addresses)))
 
 

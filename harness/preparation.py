@@ -13,9 +13,16 @@ from harness.experiment import Experiment, ExperimentError, HardwareProfile, loa
 from harness.feasibility import bottlenecks, check_buffers, check_hbm
 from harness.scale_model import ScaleModel, scale
 from harness.scheduling import Limits
-from harness.sites.base import Site, SiteHost
+from harness.sites.base import Site, SiteHost, SiteRail
 from hosts.compute import prediction_of
-from hosts.config import ComputeConfig, NicConfig, StorageConfig, TransportConfig, VerbsConfig
+from hosts.config import (
+    ComputeConfig,
+    NicConfig,
+    RailConfig,
+    StorageConfig,
+    TransportConfig,
+    VerbsConfig,
+)
 from hosts.protocol import HostConfig, StoredObject
 from workloads import arrivals
 from workloads.agents import agents_for
@@ -136,15 +143,7 @@ class Preparation:
                 engine=storage.engine,
                 pace_bytes_per_s=host.storage.pace_bytes_per_s,
             ),
-            transport=TransportConfig(
-                kind="tcp" if storage_host else transport.kind,
-                bind_address=host.bind_address,
-                key=site.transport_key,
-                timeout_s=transport.timeout_s,
-                pace_bytes_per_s=host.compute_pace_bytes_per_s,
-                classes=transport.classes,
-                verbs=_verbs(transport.verbs, host),
-            ),
+            rails=tuple(self._rail(site, host, rail) for rail in host.rails),
             buffer_pages="base" if storage_host else transport.buffer_pages,
             nics=tuple(NicConfig(nic.name, nic.network, shaped_classes(nic)) for nic in host.nics),
             engine=scale.engines["decode" if host.role == "decode" else "prefill"],
@@ -156,6 +155,20 @@ class Preparation:
             turn_timeout_s=measurement.deadline_s,
             claim=site.claim,
         )
+
+    def _rail(self, site: Site, host: SiteHost, rail: SiteRail) -> RailConfig:
+        """The transport through one of a host's compute NICs."""
+        transport = self.experiment.transport
+        config = TransportConfig(
+            kind="tcp" if host.role == "storage" else transport.kind,
+            bind_address=rail.address,
+            key=site.transport_key,
+            timeout_s=transport.timeout_s,
+            pace_bytes_per_s=host.compute_pace_bytes_per_s / len(host.rails),
+            classes=transport.classes,
+            verbs=_verbs(transport.verbs, rail),
+        )
+        return RailConfig(config, rail.nic)
 
     def _compute(self, host: SiteHost) -> ComputeConfig:
         """What computes on ``host``; a storage host needs nothing for it."""
@@ -221,11 +234,11 @@ def prepare(experiment: Experiment) -> Preparation:
     )
 
 
-def _verbs(verbs: VerbsConfig, host: SiteHost) -> VerbsConfig:
-    """With the host's RDMA port, where that is known."""
-    if host.rdma is None:
+def _verbs(verbs: VerbsConfig, rail: SiteRail) -> VerbsConfig:
+    """With the NIC's RDMA port, where that is known."""
+    if rail.rdma is None:
         return verbs
-    device, port, gid_index = host.rdma
+    device, port, gid_index = rail.rdma
     return msgspec.structs.replace(verbs, device=device, port=port, gid_index=gid_index)
 
 

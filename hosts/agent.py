@@ -139,7 +139,7 @@ class Agent:
 
     async def _configure(self, config: HostConfig) -> Ready:
         self._opened = host = await self._resources.enter_async_context(open_host(config))
-        nics = open_counters(config.nics, config.transport.verbs)
+        nics = open_counters(config.nics, {rail.nic: rail.transport.verbs for rail in config.rails})
         gpus = self._resources.enter_context(open_gpu_counters())
         self._telemetry = Telemetry(nics, host.storage, config.telemetry_interval_s, gpus)
         self._resources.push_async_callback(self._telemetry.close)
@@ -152,7 +152,7 @@ class Agent:
             config.geometry,
             config.content_seed,
             host.arena.view,
-            await NicPath.open(host.transport, host.region) if config.compute.copy == "nic" else None,
+            [await NicPath.open(*rail) for rail in host.rails] if config.compute.copy == "nic" else [],
         )
         self._resources.push_async_callback(compute.close)
         self._prefill = PrefillService(
@@ -161,8 +161,12 @@ class Agent:
         self._resources.push_async_callback(self._prefill.close)
         self._decode = DecodeService(host, compute, self._report)
         self._resources.push_async_callback(self._decode.close)
-        host.transport.on_notification(self._in_band)
-        return Ready(host.transport.address, host.region.remote)
+        for rail in host.rails:
+            rail.transport.on_notification(self._in_band)
+        return Ready(
+            tuple(rail.transport.address for rail in host.rails),
+            tuple(rail.region.remote for rail in host.rails),
+        )
 
     async def _report(self, event: Message) -> None:
         self._post(Envelope(0, event))
@@ -196,7 +200,7 @@ class Agent:
         turn_id = request.order.turn_id
         failed = PrefillFailed(turn_id, reason)
         try:
-            decode_host = await self._host.peer(request.decode_host)
+            decode_host = await self._host.peer(request.decode_host, request.order.prefill_engine)
             await decode_host.notify(encode(failed))
         except TransferError as error:
             await self._report(Failed(self._name, f"{reason}; {_reason(error)}", turn_id))

@@ -32,21 +32,24 @@ async def storage_ceiling(host: Host, command: MeasureStorage) -> Ceiling:
 
 
 async def transfer_ceiling(host: Host, command: MeasureTransfer) -> Ceiling:
-    """Several one-sided reads from the peer's buffer into this host's always outstanding."""
-    peer = await host.peer(command.peer)
-    piece_bytes = min(_PIECE_BYTES, host.region.remote.length, command.region.length)
-    here, there = host.region.remote.length // piece_bytes, command.region.length // piece_bytes
+    """Several one-sided reads from the peer's buffer into this host's always outstanding, on every rail."""
+    peers = [await host.peer(command.peer, number) for number in range(len(host.rails))]
+    there_bytes = command.regions[0].length
+    piece_bytes = min(_PIECE_BYTES, len(host.arena.view), there_bytes)
+    here, there = len(host.arena.view) // piece_bytes, there_bytes // piece_bytes
     done_bytes = 0
 
     async def read(number: int) -> None:
         nonlocal done_bytes
+        rail = number % len(peers)
         local = Strided(number % here * piece_bytes, piece_bytes)
-        await peer.read(
-            host.region, local, command.region, Strided(number % there * piece_bytes, piece_bytes)
-        )
+        remote = Strided(number % there * piece_bytes, piece_bytes)
+        region = command.regions[rail % len(command.regions)]
+        await peers[rail].read(host.rails[rail].region, local, region, remote)
         done_bytes += piece_bytes
 
-    return await _observed(read, min(_TRANSFER_DEPTH, here), command.duration_s, lambda: done_bytes)
+    depth = min(_TRANSFER_DEPTH * len(peers), here)
+    return await _observed(read, depth, command.duration_s, lambda: done_bytes)
 
 
 async def _observed(

@@ -119,6 +119,13 @@ class TransportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"TransportConfig({self.kind!r}, {self.bind_address!r})"  # not the key
 
 
+class RailConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A compute NIC of a host, ``nic`` if its interface is known, and the transport through it."""
+
+    transport: TransportConfig
+    nic: str = ""
+
+
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one engine (GPU) of the host can do, in real units; ``time_dilation`` stretches what takes time.
 

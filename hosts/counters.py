@@ -17,7 +17,7 @@ devices, and it counts packets and errors (hw_counters) but no bytes.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -111,7 +111,7 @@ class RdmaPort:
 
 
 def find_rdma_port(nic: NicConfig, verbs: VerbsConfig, sysfs: Path = SYSFS) -> RdmaPort | None:
-    """The active port with an address of ``nic``, or None. ``verbs`` may name that of the compute NIC."""
+    """The active port with an address of ``nic``, or None. ``verbs`` may name that of a compute NIC."""
     wanted = verbs if nic.network == "compute" else VerbsConfig()
     for address in _addresses(nic.name):
         try:
@@ -183,6 +183,6 @@ class NicCounters:
         return own | (self.port.errors() if self.port else {})
 
 
-def open_counters(nics: Iterable[NicConfig], verbs: VerbsConfig) -> list[NicCounters]:
-    """Counters of each of a host's NICs."""
-    return [NicCounters(nic, find_rdma_port(nic, verbs)) for nic in nics]
+def open_counters(nics: Iterable[NicConfig], verbs: Mapping[str, VerbsConfig]) -> list[NicCounters]:
+    """Counters of each of a host's NICs; ``verbs`` of compute NICs, by their names."""
+    return [NicCounters(nic, find_rdma_port(nic, verbs.get(nic.name, VerbsConfig()))) for nic in nics]

@@ -172,7 +172,7 @@ class DecodeService:
         """Read this host's part, ask the prefill host (at once if it has a part to read, too), and wait
         until the whole prompt's KV is here."""
         order, host = turn.order, self._host
-        prefill_host = await host.peer(order.prefill_host)
+        prefill_host = await host.peer(order.prefill_host, order.prefill_engine)
         answer = asyncio.get_running_loop().create_future()
         self._prefilled[order.turn_id] = answer
         both_read = bool(order.decode_reads and order.prefill_reads)
@@ -183,7 +183,7 @@ class DecodeService:
                 order=order,
                 decode_host=host.config.host,
                 decode_part_read=not both_read,
-                target=host.region.remote if turn.buffer is not None else None,
+                target=host.rail(order.prefill_engine).region.remote if turn.buffer is not None else None,
                 target_offset=turn.buffer.offset if turn.buffer is not None else 0,
             )
             await prefill_host.notify(encode(request))

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,33 +28,46 @@ _LOGGED_BLOCKS = 8
 _log = logging.getLogger("dualpath.host")
 
 
+class Rail(NamedTuple):
+    """A compute NIC: its transport, and the host's buffer as registered with it."""
+
+    transport: Transport
+    region: Region
+
+
 @dataclass(slots=True)
 class Host:
-    """Buffers, storage, transport and clock shared by everything an agent does.
+    """Buffers, storage, compute NICs and clock shared by everything an agent does.
 
-    ``arena`` is the host-DRAM buffer of the paper (PE or DE buffer, 4.1), registered with the
-    transport as ``region``. ``began_at_ns`` is the zero of this repetition on this host's clock,
+    ``arena`` is the host-DRAM buffer of the paper (PE or DE buffer, 4.1), which every one of the ``rails``
+    reaches. What belongs to an engine goes through its rail: engines take them in turn. ``peers`` are the
+    addresses of other hosts' rails. ``began_at_ns`` is the zero of this repetition on this host's clock,
     ``layerwise`` whether its prefill holds one layer's KV at a time.
     """
 
     config: HostConfig
     arena: BufferArena
-    region: Region
+    rails: tuple[Rail, ...]
     storage: Storage
     reads: ReadQueue
-    transport: Transport
-    peers: dict[str, str] = field(default_factory=dict)
+    peers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     began_at_ns: int = 0
     layerwise: bool = True
 
-    async def peer(self, host: str) -> Connection:
-        """The connection to another host's agent."""
-        return await self.transport.connect(self.peers[host])
+    def rail(self, engine: int) -> Rail:
+        """An engine's, of this host or of another."""
+        return self.rails[engine % len(self.rails)]
+
+    async def peer(self, host: str, engine: int = 0) -> Connection:
+        """The connection to another host's agent by the rail of a prefill engine: the same one at both ends,
+        as fabrics have a switch a rail."""
+        addresses = self.peers[host]
+        return await self.rail(engine).transport.connect(addresses[engine % len(addresses)])
 
     def blocks(self, offset: int, count: int) -> NDArray[np.uint8]:
         """``count`` Full Blocks of the buffer from byte ``offset``: [count, full_block_bytes]."""
         block_bytes = self.config.geometry.full_block_bytes
-        return self.region.view[offset : offset + count * block_bytes].reshape(count, block_bytes)
+        return self.arena.view[offset : offset + count * block_bytes].reshape(count, block_bytes)
 
     def layer_rows(self, layer: int, offset: int, blocks: range) -> NDArray[np.uint8]:
         """A layer of some of the Full Blocks from byte ``offset`` on: [blocks, layer_block_bytes]."""
@@ -67,7 +81,7 @@ class Host:
         begin_at_ns, at, parts = self.now_ns(), offset, []
         for span in spans:
             end = at + span.blocks * block_bytes
-            parts.append((span.key, span.offset * block_bytes, self.region.view[at:end].data))
+            parts.append((span.key, span.offset * block_bytes, self.arena.view[at:end].data))
             at = end
         await self.reads.read(parts)
         return self.transfer("storage_read", "storage", at - offset, len(parts), begin_at_ns)
@@ -116,10 +130,12 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
         stack.push_async_callback(storage.close)
         reads = ReadQueue(storage, config.storage.read_streams, config.storage.read_chunk_bytes)
         stack.push_async_callback(reads.close)
-        transport = await open_transport(config.transport)
-        stack.push_async_callback(transport.close)
+        transports = []
+        for rail in config.rails:
+            transports.append(await open_transport(rail.transport))
+            stack.push_async_callback(transports[-1].close)
         slack_bytes = int(config.buffer_bytes * BUFFER_SLACK)
         arena = BufferArena(config.buffer_bytes, _ALIGNMENT_BYTES, slack_bytes, config.buffer_pages)
-        region = transport.register(arena.view)
+        rails = tuple(Rail(transport, transport.register(arena.view)) for transport in transports)
         storage.register(arena.view.data)
-        yield Host(config, arena, region, storage, reads, transport)
+        yield Host(config, arena, rails, storage, reads)

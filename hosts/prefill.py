@@ -47,7 +47,7 @@ class PrefillService:
         order = request.order
         async with AsyncExitStack() as held:
             decode_part = held.enter_context(self._decode_part_of(request))
-            decode_host = await self._host.peer(request.decode_host)
+            decode_host = await self._host.peer(request.decode_host, order.prefill_engine)
             kv = PromptKv(self._host, request, decode_host)
             held.push_async_callback(kv.close)
             await kv.allocate()

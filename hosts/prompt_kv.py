@@ -44,6 +44,7 @@ class PromptKv:
     def __init__(self, host: Host, request: PrefillRequest, decode_host: Connection) -> None:
         order, geometry = request.order, host.config.geometry
         self.order, self._host, self._request, self._peer = order, host, request, decode_host
+        self._region = host.rail(order.prefill_engine).region
         self.layers, self._layer_bytes = geometry.layers, geometry.layer_block_bytes
         self._block_bytes, self._block_tokens = geometry.full_block_bytes, geometry.block_tokens
         ids = from_ranges(order.new_blocks)
@@ -167,7 +168,7 @@ class PromptKv:
                 self._request.target_offset, self._decode_blocks + self._handed_over_blocks, layer, count
             )
             self._moved["layer_write"].add(local.nbytes, self._host.now_ns())
-            write = self._peer.write(self._host.region, local, self._target(), remote)
+            write = self._peer.write(self._region, local, self._target(), remote)
             self._writing.append(asyncio.create_task(write))
             if len(self._writing) > _MAX_WRITES_IN_FLIGHT:
                 await self._writing.popleft()
@@ -201,7 +202,7 @@ class PromptKv:
             self._slot(layer)[self._host.sample(self.order.turn_id, self._decode_blocks)] = 0
         local = Strided(self._slot_offset(layer), self._slot_bytes)
         remote = self._strided(self._request.target_offset, 0, layer, self._decode_blocks)
-        await self._peer.read(self._host.region, local, self._target(), remote)
+        await self._peer.read(self._region, local, self._target(), remote)
         moved.end_at_ns = self._host.now_ns()
         return time.monotonic_ns()
 
@@ -229,7 +230,7 @@ class PromptKv:
     def _slot(self, layer: int) -> NDArray[np.uint8]:
         """Where a layer of the decode host's part lies: [decode_blocks, layer_block]."""
         begin = self._slot_offset(layer)
-        slot = self._host.region.view[begin : begin + self._slot_bytes]
+        slot = self._host.arena.view[begin : begin + self._slot_bytes]
         return slot.reshape(self._decode_blocks, self._layer_bytes)
 
     @property

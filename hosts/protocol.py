@@ -22,8 +22,8 @@ from hosts.config import (
     Network,
     NicConfig,
     PageKind,
+    RailConfig,
     StorageConfig,
-    TransportConfig,
 )
 from hosts.peer_input import decoded
 from hosts.transport.base import RemoteRegion
@@ -61,7 +61,8 @@ class Hello(_Message, frozen=True):
 
 class HostConfig(_Message, frozen=True):
     """Control node -> agent, once. The host's engines are one group, whose leader is the agent: it asks
-    for work every ``fetch_interval_s`` (paper section 6). With a ``claim`` the host is the run's alone."""
+    for work every ``fetch_interval_s`` (paper section 6). ``rails`` are its compute NICs, at least one. With
+    a ``claim`` the host is the run's alone."""
 
     host: str
     role: Role
@@ -70,7 +71,7 @@ class HostConfig(_Message, frozen=True):
     buffer_bytes: int
     buffer_pages: PageKind
     storage: StorageConfig
-    transport: TransportConfig
+    rails: tuple[RailConfig, ...]
     nics: tuple[NicConfig, ...]
     engine: EngineConfig
     compute: ComputeConfig
@@ -83,16 +84,17 @@ class HostConfig(_Message, frozen=True):
 
 
 class Ready(_Message, frozen=True):
-    """The agent listens for its peers at ``transport_address`` and offers them ``region``, its buffer."""
+    """The agent listens for its peers at ``addresses`` and offers them its buffer as ``regions``, one each a
+    rail."""
 
-    transport_address: str
-    region: RemoteRegion
+    addresses: tuple[str, ...]
+    regions: tuple[RemoteRegion, ...]
 
 
 class Peers(_Message, frozen=True):
-    """Transport address of every host, by name."""
+    """Transport addresses of every host, by name, one a rail."""
 
-    addresses: dict[str, str]
+    addresses: dict[str, tuple[str, ...]]
 
 
 class Done(_Message, frozen=True):
@@ -145,10 +147,11 @@ class MeasureStorage(_Message, frozen=True):
 
 
 class MeasureTransfer(_Message, frozen=True):
-    """Read from the buffer ``region`` of ``peer`` through the compute path for ``duration_s``."""
+    """Read from the buffer of ``peer``, ``regions`` by its rails, through all compute NICs for
+    ``duration_s``."""
 
     peer: str
-    region: RemoteRegion
+    regions: tuple[RemoteRegion, ...]
     duration_s: float
 
 

@@ -1,10 +1,10 @@
-"""Compute NIC's counters against accounted bytes: did the Layer Blocks cross the compute network?
+"""Compute NICs' counters against accounted bytes: did the Layer Blocks cross the compute network?
 
 For one repetition and host::
 
     payload   = bytes of Layer Blocks that it received: its own reads, and what others wrote to it
-    counter   = bytes that its compute NIC received between the first and the last sample: the interface's
-                and, where RDMA bypasses it, the RDMA port's (:func:`reports.nic_series.carried`)
+    counter   = bytes that its compute NICs received between the first and the last sample: the interfaces'
+                and, where RDMA bypasses them, the RDMA ports' (:func:`reports.nic_series.carried`)
     shortfall = (payload - counter) / max(payload, 10 % of the busiest host's payload), at least 0
 
 One-sided: model communication shares this network, so that more is no error; what it was is in the table of
@@ -23,7 +23,7 @@ from reports.stored_run import StoredRun, of_repetition
 
 
 class ComputeCheck(msgspec.Struct, frozen=True):
-    """One host's compute NIC in one repetition, bytes."""
+    """One host's compute NICs in one repetition, bytes."""
 
     host: str
     payload_bytes: int
@@ -42,18 +42,19 @@ def compute_inapplicable(run: StoredRun) -> str | None:
 
 
 def check_compute(run: StoredRun, repetition: Repetition) -> list[ComputeCheck]:
-    """Compare every serving host's compute NIC; hosts without two counter samples are left out."""
+    """Compare every serving host's compute NICs; hosts without two counter samples are left out."""
     transfers = of_repetition(run.transfers, repetition.repetition, repetition.policy)
     samples = of_repetition(run.nic_samples, repetition.repetition, repetition.policy)
     received = {host.name: _received_bytes(transfers, host.name) for host in run.serving_hosts}
     floor_bytes = BUSY_SHARE * max(received.values(), default=0)
     checks = []
     for host in run.serving_hosts:
-        nic = samples[(samples["host"] == host.name) & (samples["nic"] == host.compute_nic)]
-        if len(nic) < 2:
+        its = samples[(samples["host"] == host.name) & (samples["network"] == "compute")]
+        nics = [nic.sort_values("at_ns") for _, nic in its.groupby("nic") if len(nic) > 1]
+        if not nics:
             continue
         payload_bytes = received[host.name]
-        counter_bytes = float(carried(nic.sort_values("at_ns"), "rx")[-1])
+        counter_bytes = sum(float(carried(nic, "rx")[-1]) for nic in nics)
         reference_bytes = max(payload_bytes, floor_bytes)
         missing_bytes = max(payload_bytes - counter_bytes, 0.0)
         shortfall = missing_bytes / reference_bytes if reference_bytes else 0.0

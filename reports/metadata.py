@@ -79,7 +79,6 @@ class Host(msgspec.Struct, frozen=True):
     role: str
     engines: int = 0
     storage_nic: str | None = None
-    compute_nic: str | None = None
     storage_nic_nominal_gbit_per_s: float | None = None
     facts: dict[str, Any] = {}
 

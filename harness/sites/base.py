@@ -27,24 +27,31 @@ class StorageAccess:
     pace_bytes_per_s: float = 0.0
 
 
+class SiteRail(NamedTuple):
+    """A compute NIC, ``nic`` if its interface is known, that a transport listens at. ``rdma`` names the RDMA
+    port to use: (device, port, GID index), None to find it by the address."""
+
+    address: str
+    nic: str = ""
+    rdma: tuple[str, int, int] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class SiteHost:
     """A host that is up.
 
-    ``argv`` makes the command that runs one of our modules there, with its arguments; ``bind_address`` is
-    where its transport listens.
-    ``rdma`` names the RDMA port to use: (device, port, GID index), None to find it by the address. ``gpus``
-    are its engines', where they are known; ``python`` is what its environment was made from, if there is one.
+    ``argv`` makes the command that runs one of our modules there, with its arguments. ``rails`` are its
+    compute NICs, at least one. ``gpus`` are its engines', where they are known; ``python`` is what its
+    environment was made from, if there is one.
     """
 
     name: str
     role: Role
     argv: Callable[..., Sequence[str]]
-    bind_address: str
+    rails: tuple[SiteRail, ...]
     nics: tuple[Nic, ...]
     storage: StorageAccess
     compute_pace_bytes_per_s: float = 0.0
-    rdma: tuple[str, int, int] | None = None
     gpus: tuple[str, ...] = ()
     python: str = ""
 

@@ -12,7 +12,7 @@ from harness.cluster import RDMA_GID_INDEX, Cluster, ClusterHost, ModeChoice, op
 from harness.experiment import Experiment
 from harness.launchers.local import LocalLauncher, LocalProcess
 from harness.run import Run
-from harness.sites.base import Site, SiteHost, StorageAccess, Watched
+from harness.sites.base import Site, SiteHost, SiteRail, StorageAccess, Watched
 from harness.sites.ground import OpenSite
 
 
@@ -86,9 +86,14 @@ def _host(cluster: Cluster, host: ClusterHost) -> SiteHost:
         name=host.name,
         role=host.role,
         argv=lambda module, *arguments: [sys.executable, "-m", module, *arguments],
-        bind_address=host.compute_address or host.management_address,
+        rails=(_rail(host),),
         nics=host.nics,
         storage=storage,
         compute_pace_bytes_per_s=cluster.compute_pace_bytes_per_s,
-        rdma=(host.rdma_device, 1, RDMA_GID_INDEX) if host.rdma_device else None,
     )
+
+
+def _rail(host: ClusterHost) -> SiteRail:
+    nic = next((nic.name for nic in host.nics if nic.network == "compute"), "")
+    rdma = (host.rdma_device, 1, RDMA_GID_INDEX) if host.rdma_device else None
+    return SiteRail(host.compute_address or host.management_address, nic, rdma)

@@ -15,12 +15,12 @@ from harness.circumstances import now
 from harness.cluster import Nic, RunClaim
 from harness.experiment import Experiment, to_toml
 from harness.host_error import HostError
-from harness.inventory import Inventory, InventoryHost
+from harness.inventory import ComputeNic, Inventory, InventoryHost
 from harness.inventory.choosing import chosen_hosts, on_hosts
 from harness.launchers import open_launcher
 from harness.preflight import HostFacts, Preflight, examine, needs_of
 from harness.run import Run
-from harness.sites.base import Site, SiteHost, StorageAccess
+from harness.sites.base import Site, SiteHost, SiteRail, StorageAccess
 from harness.sites.ground import OpenSite
 from harness.sites.rack_storage import RackStorage
 from hosts.claim import Claim
@@ -124,19 +124,18 @@ def _host(
 ) -> SiteHost:
     """As the inventory describes it, what it leaves open as the host itself says."""
     nics = tuple(_nics(inventory, host, facts))
-    compute = next((nic.address for nic in nics if nic.network == "compute"), "")
+    rails = tuple(_rail(nic, host, facts) for nic in host.compute_nics)
     place, name = inventory.storage_of(host), stored_name(run_id)
     return SiteHost(
         name=host.name,
         role=host.role,
         argv=installed.argv,
-        bind_address=compute or facts.network.management.address,
+        rails=rails or (SiteRail(facts.network.management.address),),
         nics=nics,
         storage=StorageAccess(
             root=f"{place.mount}/{name}" if place.mount else "",
             url=f"{place.url.rstrip('/')}/{name}" if place.url else "",
         ),
-        rdma=_rdma(host, facts),
         gpus=host.gpus,
         python=inventory.python,
     )
@@ -154,7 +153,7 @@ def _nics(inventory: Inventory, host: InventoryHost, facts: HostFacts) -> Iterat
             host.storage_nic.address or _address_of(host, host.storage_nic.name, facts),
             rate * 1e9 / 8 if rate else None,
         )
-    for nic in host.compute_nics[:1]:
+    for nic in host.compute_nics:
         yield Nic(nic.name, "compute", nic.address or _address_of(host, nic.name, facts))
 
 
@@ -165,12 +164,10 @@ def _address_of(host: InventoryHost, name: str, facts: HostFacts) -> str:
     return interface.usable[0].address
 
 
-def _rdma(host: InventoryHost, facts: HostFacts) -> tuple[str, int, int] | None:
-    """The compute NIC's RDMA port, where the inventory or the host names one."""
-    if not host.compute_nics or not host.compute_nics[0].device:
-        return None
-    nic = host.compute_nics[0]
-    return nic.device, nic.port, nic.gid_index
+def _rail(nic: ComputeNic, host: InventoryHost, facts: HostFacts) -> SiteRail:
+    """With its RDMA port, where the inventory names one."""
+    rdma = (nic.device, nic.port, nic.gid_index) if nic.device else None
+    return SiteRail(nic.address or _address_of(host, nic.name, facts), nic.name, rdma)
 
 
 def _address_towards(address: str) -> str:

@@ -90,13 +90,13 @@ class LayerwisePass:
 
     async def open(self, transport: TransportConfig) -> None:
         """The engine and, to copy through a NIC, ``transport``; raises `ComputeError`, `TransferError`."""
-        nic = None
+        nics = []
         if self._config.copy == "nic":
             opened = await open_transport(transport)
             self._resources.push_async_callback(opened.close)
-            nic = await NicPath.open(opened, opened.register(self._memory))
+            nics.append(await NicPath.open(opened, opened.register(self._memory)))
         engine = _engine(self.shape)
-        self._compute = open_compute(self._config, engine, 1, self._geometry, _SEED, self._memory, nic)
+        self._compute = open_compute(self._config, engine, 1, self._geometry, _SEED, self._memory, nics)
         self._resources.push_async_callback(self._compute.close)
 
     async def close(self) -> None:

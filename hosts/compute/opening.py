@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,10 +22,10 @@ def open_compute(
     geometry: Geometry,
     content_seed: int,
     host_memory: NDArray[np.uint8],
-    nic: NicPath | None = None,
+    nics: Sequence[NicPath] = (),
 ) -> Compute:
     """``engines`` engines of one host, for KV of that geometry and content, which lies in ``host_memory``.
-    With ``nic``, a back-end that copies does so through the NIC.
+    With ``nics``, a back-end that copies does so through them, which engines take in turn.
 
     Raises ModelError for a model that is not known, `ComputeError` for a device that cannot be had.
     """
@@ -33,4 +35,4 @@ def open_compute(
     require_torch(config.python)
     from hosts.compute.torch.backend import TorchCompute
 
-    return TorchCompute(config, prediction, engines, geometry, content_seed, host_memory, nic)
+    return TorchCompute(config, prediction, engines, geometry, content_seed, host_memory, nics)

@@ -154,12 +154,12 @@ async def opened(kind: str, model: str, engines: int = 2) -> AsyncIterator[Compu
     config = ComputeConfig(kind="timed" if kind == "timed" else "torch", device=device, expert_engines=2)
     engine = msgspec.structs.replace(ENGINE, model=model)
     async with AsyncExitStack() as resources:
-        nic: NicPath | None = None
+        nics = []
         if "NIC" in kind:
             transport = await open_transport(config_of(kind.split()[-1], 0))
             resources.push_async_callback(transport.close)
-            nic = await NicPath.open(transport, transport.register(MEMORY.view))
-        compute = open_compute(config, engine, engines, GEOMETRY, SEED, MEMORY.view, nic)
+            nics.append(await NicPath.open(transport, transport.register(MEMORY.view)))
+        compute = open_compute(config, engine, engines, GEOMETRY, SEED, MEMORY.view, nics)
         resources.push_async_callback(compute.close)
         yield compute
 

@@ -31,8 +31,8 @@ _PAGE_BYTES = 4096
 
 
 class TorchCompute:
-    """See `Compute`. Owns its engines, and what copies between their memory and the host's: ``nic`` or,
-    without one, the devices' copy engines."""
+    """See `Compute`. Owns its engines, and what copies between their memory and the host's: ``nics`` or,
+    without them, the devices' copy engines."""
 
     def __init__(
         self,
@@ -42,19 +42,21 @@ class TorchCompute:
         geometry: Geometry,
         content_seed: int,
         host_memory: NDArray[np.uint8],
-        nic: NicPath | None,
+        nics: Sequence[NicPath],
     ) -> None:
         self.prediction = prediction
         devices = find_devices(config.device, config.gpus, engines)
         with ExitStack() as resources:
             filler = _filler(content_seed)
-            copying: Copying = NicCopying(nic, filler) if nic else CopyEngines(devices, [host_memory, filler])
+            copying: Copying = (
+                NicCopying(nics, filler) if nics else CopyEngines(devices, [host_memory, filler])
+            )
             resources.callback(copying.close)
             self._engines = []
             for number, device in enumerate(devices):
                 layers = Layers(prediction.model, config.expert_engines, device)
                 memory = KvMemory(prediction.model, geometry, content_seed, device, filler)
-                self._engines.append(Engine(number, layers, memory, copying.lanes(device)))
+                self._engines.append(Engine(number, layers, memory, copying.lanes(number, device)))
                 resources.callback(self._engines[-1].close)
             for device in {device for device in devices if device.type == "cuda"}:
                 _take_budget(device, devices.count(device), prediction.config.kv_hbm_bytes)

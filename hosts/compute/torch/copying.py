@@ -36,7 +36,7 @@ class CopyLanes(NamedTuple):
 class Copying(Protocol):
     """How a host's engines copy KV, until `close`."""
 
-    def lanes(self, device: torch.device) -> CopyLanes:
+    def lanes(self, engine: int, device: torch.device) -> CopyLanes:
         """Two of an engine's own."""
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class CopyEngines:
                     resources.callback(PinnedMemory(gpu, memory).close)
             self._resources = resources.pop_all()
 
-    def lanes(self, device: torch.device) -> CopyLanes:
+    def lanes(self, engine: int, device: torch.device) -> CopyLanes:
         """See `Copying`."""
         if device.type == "cuda":
             return CopyLanes(CudaCopyLane(device), CudaCopyLane(device))

@@ -31,25 +31,30 @@ _PAGE_BYTES = 4096
 
 
 class NicCopying:
-    """See `Copying`. ``filler`` is host memory beside the region of ``nic``."""
+    """See `Copying`. Engines take ``nics`` in turn; ``filler`` is host memory beside their regions."""
 
-    def __init__(self, nic: NicPath, filler: NDArray[np.uint8]) -> None:
-        self._nic, self._regions = nic, [nic.host_region, nic.offer(filler)]
+    def __init__(self, nics: Sequence[NicPath], filler: NDArray[np.uint8]) -> None:
         self._resources = ExitStack()
-        self._resources.callback(nic.withdraw, self._regions[1])
+        self._nics = [(nic, (nic.host_region, self._offered(nic, filler))) for nic in nics]
 
-    def lanes(self, device: torch.device) -> CopyLanes:
+    def lanes(self, engine: int, device: torch.device) -> CopyLanes:
         """See `Copying`."""
-        return CopyLanes(self._lane(device), self._lane(device))
+        nic, regions = self._nics[engine % len(self._nics)]
+        return CopyLanes(self._lane(nic, regions, device), self._lane(nic, regions, device))
 
     def close(self) -> None:
         """See `Copying`."""
         self._resources.close()
 
-    def _lane(self, device: torch.device) -> NicLane:
-        zone = LandingZone(self._nic, device)
+    def _offered(self, nic: NicPath, memory: NDArray[np.uint8]) -> Region:
+        region = nic.offer(memory)
+        self._resources.callback(nic.withdraw, region)
+        return region
+
+    def _lane(self, nic: NicPath, regions: Sequence[Region], device: torch.device) -> NicLane:
+        zone = LandingZone(nic, device)
         self._resources.callback(zone.close)
-        lane = NicLane(self._nic, self._regions, zone, device)
+        lane = NicLane(nic, regions, zone, device)
         self._resources.callback(lane.close)
         return lane
 

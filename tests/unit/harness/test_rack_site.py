@@ -17,6 +17,7 @@ from harness.preflight.facts import Address, Interface, Management, Network
 from harness.preflight.facts import Python as HostsPython
 from harness.run import Run
 from harness.sites import rack
+from harness.sites.base import SiteRail
 from harness.sites.rack import RackGround
 
 
@@ -32,6 +33,7 @@ FACTS = HostFacts(
             interface("eth1", "10.1.0.1"),
             interface("eth2", "fe80::1", "10.2.0.1", "10.2.0.2"),
             interface("eth3"),
+            interface("eth4", "10.3.0.1"),
         ),
         management=Management(address="10.0.0.1"),
     ),
@@ -41,7 +43,7 @@ HOST = InventoryHost(
     "prefill",
     "p0",
     storage_nic=StorageNic("eth1", gbit_per_s=400.0),
-    compute_nics=(ComputeNic("eth2"), ComputeNic("eth3")),
+    compute_nics=(ComputeNic("eth2"),),
 )
 RACK = Inventory((HOST,), SshLauncher(), name="r", storage=StoragePlace(mount="/mnt/kv"))
 
@@ -51,13 +53,22 @@ def site_host(host: InventoryHost = HOST, inventory: Inventory = RACK) -> rack.S
 
 
 def test_addresses_are_the_hosts_own_where_the_inventory_has_none() -> None:
-    assert site_host().bind_address == "10.2.0.1"  # the first that another host can name
+    assert site_host().rails == (SiteRail("10.2.0.1", "eth2"),)  # the first that another host can name
     stated = replace(HOST, compute_nics=(ComputeNic("eth2", address="10.2.0.2"),))
-    assert site_host(stated).bind_address == "10.2.0.2"
-    assert site_host(replace(HOST, role="storage", compute_nics=())).bind_address == "10.0.0.1"
+    assert site_host(stated).rails == (SiteRail("10.2.0.2", "eth2"),)
+    assert site_host(replace(HOST, role="storage", compute_nics=())).rails == (SiteRail("10.0.0.1"),)
 
 
-def test_one_compute_nic_is_used_and_no_rate_is_held_against_real_ones() -> None:
+def test_every_compute_nic_is_a_rail() -> None:
+    both = replace(HOST, compute_nics=(ComputeNic("eth2"), ComputeNic("eth4", device="mlx5_1")))
+    assert site_host(both).rails == (
+        SiteRail("10.2.0.1", "eth2"),
+        SiteRail("10.3.0.1", "eth4", ("mlx5_1", 1, -1)),
+    )
+    assert [nic.name for nic in site_host(both).nics] == ["eth1", "eth2", "eth4"]
+
+
+def test_no_rate_is_held_against_real_nics() -> None:
     assert site_host().nics == (Nic("eth1", "storage", "10.1.0.1"), Nic("eth2", "compute", "10.2.0.1"))
     emulated = replace(RACK, scale="experiment")
     assert [nic.bytes_per_s for nic in site_host(inventory=emulated).nics] == [50e9, None]
@@ -83,9 +94,9 @@ def test_a_run_has_a_place_of_its_own(place: StoragePlace, root: str, url: str) 
 
 
 def test_an_rdma_port_is_the_inventorys_or_found_by_the_address() -> None:
-    assert site_host().rdma is None
+    assert site_host().rails[0].rdma is None
     named = replace(HOST, compute_nics=(ComputeNic("eth2", device="mlx5_2", port=2, gid_index=3),))
-    assert site_host(named).rdma == ("mlx5_2", 2, 3)
+    assert site_host(named).rails[0].rdma == ("mlx5_2", 2, 3)
 
 
 def test_the_ground_is_called_by_rack_and_launcher() -> None:

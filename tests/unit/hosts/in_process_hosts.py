@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hosts.agent import Agent
 from hosts.compute import prediction_of
-from hosts.config import ComputeConfig, EngineConfig, Geometry, StorageConfig, TransportConfig
+from hosts.config import ComputeConfig, EngineConfig, Geometry, RailConfig, StorageConfig, TransportConfig
 from hosts.content import fill_blocks
 from hosts.protocol import (
     BeginRepetition,
@@ -76,7 +76,7 @@ def config(host: str, **change: Any) -> HostConfig:
             buffer_bytes=1 << 18,
             buffer_pages="base",
             storage=StorageConfig("memory", read_chunk_bytes=100),
-            transport=TransportConfig("memory"),
+            rails=(RailConfig(TransportConfig("memory")),),
             nics=(),
             engine=FAST,
             compute=ComputeConfig(),
@@ -155,14 +155,14 @@ async def hosts(
     said: dict[str, list[Envelope]] = {name: [] for name in names}
     agents = {name: Agent(name, said[name].append) for name in names}
     async with AsyncExitStack() as stack:
-        peers: dict[str, str] = {}
+        peers: dict[str, tuple[str, ...]] = {}
         for name, agent in agents.items():
             await stack.enter_async_context(agent._resources)
             stack.push_async_callback(_end_tasks, agent)
             ready = await agent._configure(config(name, **{**change, **(of_host or {}).get(name, {})}))
             assert isinstance(ready, Ready)
-            peers[name] = ready.transport_address
-            agent._host.region.view[:] = 0xAA
+            peers[name] = ready.addresses
+            agent._host.arena.view[:] = 0xAA
             await store_hit(agent)
         for agent in agents.values():
             await agent._perform(Peers(peers))

@@ -201,7 +201,7 @@ def test_oracle_moves_nothing() -> None:
             for host in ("p0", "d0"):
                 report = await pair.end(host)
                 assert (report.storage_read_bytes, report.storage_written_bytes) == (0, 0)
-                assert (pair[host]._host.region.view == 0xAA).all()
+                assert (pair[host]._host.arena.view == 0xAA).all()
 
     asyncio.run(test())
 
@@ -313,7 +313,7 @@ def test_a_split_is_computed_once_the_decode_part_is_read_which_may_be_told_at_o
     async def test() -> None:
         async with hosts() as pair:
             host, prefill = pair["d0"]._host, pair["p0"]
-            request = PrefillRequest(order(decode_hits=3), "d0", False, host.region.remote, 0)
+            request = PrefillRequest(order(decode_hits=3), "d0", False, host.rails[0].region.remote, 0)
             prefill._in_band(encode(request))
             if not at_once:
                 await asyncio.sleep(0.03)

@@ -21,7 +21,7 @@ from hosts.host import Host, open_host
 from hosts.prefill_group import PrefillGroup
 from hosts.prompt_kv import PromptKv
 from hosts.protocol import EngineBatch, ForwardPass, PrefillRequest
-from hosts.transport import RemoteRegion, TransferError
+from hosts.transport import Connection, RemoteRegion, TransferError
 from workloads.models import find_model, kv_bytes_per_token
 
 DENSE = "qwen2.5-32b"
@@ -44,14 +44,18 @@ class Engines:
     async def prompt(self, cached_blocks: int, new_tokens: int) -> PromptKv:
         turn = order(hits=cached_blocks, new=0, tail_tokens=0, moves=False)
         request = PrefillRequest(msgspec.structs.replace(turn, new_tokens=new_tokens), "d0", True, None, 0)
-        return PromptKv(self.host, request, await self.host.transport.connect(self.host.transport.address))
+        return PromptKv(self.host, request, await self._itself())
 
     async def moving_prompt(self, target: RemoteRegion, decode_hits: int = 5) -> PromptKv:
         """One whose hit of 5 blocks is fetched from ``target`` or, but for ``decode_hits``, is here."""
         request = PrefillRequest(order(decode_hits=decode_hits), "d0", True, target, 0)
-        kv = PromptKv(self.host, request, await self.host.transport.connect(self.host.transport.address))
+        kv = PromptKv(self.host, request, await self._itself())
         await kv.allocate()
         return kv
+
+    async def _itself(self) -> Connection:
+        transport = self.host.rails[0].transport
+        return await transport.connect(transport.address)
 
     async def run(self, rank: int, kv: PromptKv) -> tuple[int, int]:
         [group] = [group for group in self.groups if rank in group.engines]
@@ -116,7 +120,7 @@ def test_the_copy_of_a_layer_to_hbm_hides_behind_the_layer_before(
 
     async def run() -> None:
         async with engines_of(timings) as engines:
-            decode_buffer = engines.host.transport.register(np.zeros(1 << 16, np.uint8))
+            decode_buffer = engines.host.rails[0].transport.register(np.zeros(1 << 16, np.uint8))
             kv = await engines.moving_prompt(decode_buffer.remote, decode_hits=0)
             monkeypatch.setattr(timed, "sleep_until", sleep_until)
             await engines.run(0, kv)
@@ -256,7 +260,7 @@ def test_a_prompt_given_up_in_a_pass_leaves_memory_alone_and_the_others_in_it() 
         paced = TransportConfig("memory", pace_bytes_per_s=1e4)
         async with engines_of(engine(weight_bytes=0.1, hbm_bytes_per_s=1.0), transport=paced) as engines:
             host = engines.host
-            decode_buffer = host.transport.register(np.zeros(1 << 16, np.uint8))
+            decode_buffer = host.rails[0].transport.register(np.zeros(1 << 16, np.uint8))
             kv = await engines.moving_prompt(decode_buffer.remote)
 
             async def serve() -> None:
@@ -270,11 +274,11 @@ def test_a_prompt_given_up_in_a_pass_leaves_memory_alone_and_the_others_in_it() 
             await asyncio.sleep(0.03)
             goes.cancel()
             await asyncio.wait([goes])
-            for view in (host.region.view, decode_buffer.view):
+            for view in (host.arena.view, decode_buffer.view):
                 view[:] = 0x55
             await asyncio.wait_for(stays, 2)
             await engines.run(0, await engines.prompt(1, 9))
-            for view in (host.region.view, decode_buffer.view):
+            for view in (host.arena.view, decode_buffer.view):
                 assert (view == 0x55).all()
 
     asyncio.run(run())

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from fake_nvml import FakeGpu, FakeNvml
 
-from hosts.config import NicConfig, VerbsConfig
+from hosts.config import NicConfig
 from hosts.counters import open_counters
 from hosts.gpu_counters import GpuCounters, open_gpu_counters
 from hosts.protocol import HostSamples
@@ -20,7 +20,7 @@ from hosts.telemetry import Telemetry
 
 def sampled(seconds: float, nics: tuple[NicConfig, ...] = (NicConfig("lo", "storage"),)) -> HostSamples:
     async def run() -> HostSamples:
-        telemetry = Telemetry(open_counters(nics, VerbsConfig()), MemoryStorage(), interval_s=0.02)
+        telemetry = Telemetry(open_counters(nics, {}), MemoryStorage(), interval_s=0.02)
         telemetry.begin(time.monotonic_ns())
         await asyncio.sleep(seconds)
         return await telemetry.end()

@@ -42,7 +42,7 @@ class Host:
         resources.callback(lambda: runner.run(self.transport.close()))
         self.nic = runner.run(NicPath.open(self.transport, self.transport.register(self.memory)))
         self.runner = runner
-        self.copying = {"nic": NicCopying(self.nic, self.filler), "device": CopyEngines([CPU], [])}
+        self.copying = {"nic": NicCopying([self.nic], self.filler), "device": CopyEngines([CPU], [])}
         for copying in self.copying.values():
             resources.callback(copying.close)
 
@@ -84,7 +84,7 @@ def test_rows_arrive_in_slots_and_come_back(
             blocks = opened.memory[: rows * geometry.full_block_bytes].reshape(rows, -1)
             columns = blocks[:, layer * layer_bytes : (layer + 1) * layer_bytes]
             for copying in opened.copying.values():
-                there_and_back(opened, copying.lanes(CPU), geometry, columns, parts)
+                there_and_back(opened, copying.lanes(0, CPU), geometry, columns, parts)
 
 
 def there_and_back(
@@ -115,7 +115,7 @@ def there_and_back(
 
 def test_a_lane_keeps_its_order_and_waits_for_others(way: str) -> None:
     with host() as opened:
-        copy_in, copy_out = opened.copying[way].lanes(CPU)
+        copy_in, copy_out = opened.copying[way].lanes(0, CPU)
         rows = opened.memory[: 8 * 64].reshape(8, 64)
         rows[:] = np.arange(64)
         slots = torch.zeros(8, 64, dtype=torch.uint8)
@@ -131,7 +131,7 @@ def test_a_lane_keeps_its_order_and_waits_for_others(way: str) -> None:
 
 def test_the_mark_behind_a_failed_copy_says_what_failed_and_the_lane_goes_on() -> None:
     with host() as opened:
-        copy_in, _ = opened.copying["nic"].lanes(CPU)
+        copy_in, _ = opened.copying["nic"].lanes(0, CPU)
         rows, slots = opened.memory[:640].reshape(10, 64), torch.zeros(10, 64, dtype=torch.uint8)
         copy_in.load(np.zeros((10, 64), np.uint8), slots)
         with pytest.raises(ValueError, match="lie in no memory that the NIC was offered"):

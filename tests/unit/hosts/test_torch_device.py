@@ -116,7 +116,7 @@ def test_out_of_memory_says_what_to_do() -> None:
     cpu = torch.device("cpu")
     model = find_model("toy-grouped")
     memory = KvMemory(model, GEOMETRY, 1, cpu, np.empty(1 << 16, np.uint8))
-    one = Engine(0, Layers(model, 1, cpu), memory, CopyEngines([cpu], []).lanes(cpu))
+    one = Engine(0, Layers(model, 1, cpu), memory, CopyEngines([cpu], []).lanes(0, cpu))
 
     def too_much() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 90.00 GiB.\nmore")

@@ -74,7 +74,7 @@ def test_a_read_that_fails_in_mid_prompt_fails_all_that_wait_and_no_later_one(la
             ]
             await asyncio.sleep(0.02)
             gone = trio["d0"]._host
-            gone.transport.deregister(gone.region)
+            gone.rails[0].transport.deregister(gone.rails[0].region)
             await asyncio.gather(*turns)
             await trio.prefilled()
             reports = trio.reported()[-3:]
@@ -96,7 +96,7 @@ def test_prefill_failure_goes_to_the_control_node_if_the_decode_host_is_gone() -
             turn = asyncio.create_task(pair["d0"]._serve_turn(order()))
             while not pair["p0"]._tasks - {pair["p0"]._fetching}:  # noqa: ASYNC110 - nothing signals it
                 await asyncio.sleep(0)
-            await pair["d0"]._host.transport.close()
+            await pair["d0"]._host.rails[0].transport.close()
             await pair.prefilled()
             [report] = pair.reported()
             assert isinstance(report, Failed)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_process_hosts import A_BLOCK_A_PASS, FAST, hosts, order
 
-from hosts.config import Geometry, TransportConfig
+from hosts.config import Geometry, RailConfig, TransportConfig
 from hosts.protocol import Failed, TurnDone, TurnOrder
 from workloads.models import find_model, kv_bytes_per_token
 
@@ -95,7 +95,7 @@ def test_all_turns_finish_in_the_smallest_buffers_and_leave_them_whole(
             layerwise=layerwise,
             of_host={"d0": decode, "d1": decode, "p0": prefill, "p1": prefill},
             geometry=GEOMETRY,
-            transport=TransportConfig("memory", pace_bytes_per_s=pace_bytes_per_s),
+            rails=(RailConfig(TransportConfig("memory", pace_bytes_per_s=pace_bytes_per_s)),),
         ) as all_hosts:
 
             async def serve(decode_host: str, turn: TurnOrder, start_s: float) -> None:

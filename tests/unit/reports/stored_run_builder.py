@@ -363,7 +363,7 @@ class StoredRunBuilder:
                     "role": "prefill" if host.startswith("p") else "decode",
                     "engines": self.engines,
                     "storage_nic": "stor0",
-                    "compute_nic": "comp0",
+                    "compute_nics": ["comp0"],
                     "storage_nic_nominal_gbit_per_s": None if loopback else self.link_gbit_per_s,
                     "facts": {"kernel": "6.1.0", "cpu": "2 cores", "python": "3.11.2"},
                 }
