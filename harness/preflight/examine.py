@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,14 +49,15 @@ async def examine(launcher: Launcher, inventory: Inventory, needs: Needs | None)
     """Ask all hosts at once and judge what they say:
 
     1. each looks at itself (`hosts.probe`); one that cannot be reached is a finding
-    2. each prefill host looks for decode hosts' compute NICs through its own, and the other way round
+    2. each prefill host looks for decode hosts' compute NICs through its own, and the other way round, rail
+       by rail
     3. every check of every host, and of the rack
 
     Raises nothing for a host that fails.
     """
     answers = await ask(launcher, inventory)
     facts = {name: answer for name, answer in answers.items() if isinstance(answer, HostFacts)}
-    asked = _peers_questions(inventory, facts)
+    asked = peers_questions(inventory, facts)
     found = await asyncio.gather(*(_reach(launcher, inventory, name, asked[name]) for name in asked))
     for name, reach in zip(asked, found, strict=True):
         answers[name] = facts[name] = replace(facts[name], reach=reach)
@@ -115,28 +117,32 @@ def _unanswered(error: HostError, check: str) -> Finding:
     return Finding("error", error.host, check, evidence, fix)
 
 
-def _peers_questions(inventory: Inventory, facts: Mapping[str, HostFacts]) -> dict[str, dict[str, Any]]:
-    """From which address each host is to look for which peers, of the same family (IPv4 or IPv6); not for
-    hosts without a compute NIC or anyone to look for."""
-    nics = {host.name: host.compute_nics[0] for host in inventory.hosts if host.compute_nics}
-    addresses = {name: address_of(nic, facts[name]) for name, nic in nics.items() if name in facts}
-    questions = {}
-    for is_ipv6 in (False, True):
-        alike = {name for name, address in addresses.items() if address and (":" in address) == is_ipv6}
-        prefill, decode = (
-            [host.name for host in inventory.of_role(role) if host.name in alike] for role in _ROLES
-        )
-        for name, peers in chosen_peers(prefill, decode).items():
-            interface = facts[name].network.interface(nics[name].name)
-            if interface and peers:
-                looked_for = {peer: addresses[peer] for peer in peers}
-                reach = {"source": addresses[name], "mtu": interface.mtu, "peers": looked_for}
-                questions[name] = {"reach": reach}
-    return questions
+def peers_questions(inventory: Inventory, facts: Mapping[str, HostFacts]) -> dict[str, list[dict[str, Any]]]:
+    """For each compute NIC of a host, from which address to look for which peers' NIC of the same rail and
+    family (IPv4 or IPv6); not for hosts without a compute NIC or anyone to look for."""
+    hosts = [host for host in inventory.hosts if host.compute_nics and host.name in facts]
+    questions: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for rail in range(max((len(host.compute_nics) for host in hosts), default=0)):
+        nics = {host.name: host.compute_nics[rail % len(host.compute_nics)] for host in hosts}
+        addresses = {name: address_of(nic, facts[name]) for name, nic in nics.items()}
+        for is_ipv6 in (False, True):
+            alike = {name for name, address in addresses.items() if address and (":" in address) == is_ipv6}
+            prefill, decode = (
+                [host.name for host in inventory.of_role(role) if host.name in alike] for role in _ROLES
+            )
+            for name, peers in chosen_peers(prefill, decode).items():
+                interface = facts[name].network.interface(nics[name].name)
+                if interface and peers:
+                    looked_for = {peer: addresses[peer] for peer in peers}
+                    asked = {"nic": nics[name].name, "source": addresses[name], "mtu": interface.mtu}
+                    questions[name].append({**asked, "peers": looked_for})
+    return dict(questions)
 
 
-async def _reach(launcher: Launcher, inventory: Inventory, host: str, question: Mapping[str, Any]) -> Reach:
+async def _reach(
+    launcher: Launcher, inventory: Inventory, host: str, questions: Sequence[Mapping[str, Any]]
+) -> Reach:
     try:
-        return decode_reach(await _run(launcher, inventory, host, question))
+        return decode_reach(await _run(launcher, inventory, host, {"reach": questions}))
     except (HostError, msgspec.MsgspecError) as error:
         return Reach(error=getattr(error, "reason", str(error)))

@@ -286,12 +286,19 @@ class Peer(msgspec.Struct, frozen=True):
     full: str
 
 
-class Reach(Part, frozen=True):
+class NicReach(Part, frozen=True):
     """What came back from the peers of one NIC, whose packets are ``full_bytes`` long at most."""
 
+    nic: str = ""
     source: str = ""
     full_bytes: int = 0
     peers: tuple[Peer, ...] = ()
+
+
+class Reach(Part, frozen=True):
+    """Of every compute NIC that has peers to look for."""
+
+    nics: tuple[NicReach, ...] = ()
 
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -327,7 +334,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _ReachAnswer(msgspec.Struct, frozen=True):
-    reach: Reach
+    reach: tuple[NicReach, ...]
 
 
 def decode_facts(output: bytes) -> HostFacts:
@@ -338,7 +345,7 @@ def decode_facts(output: bytes) -> HostFacts:
 
 def decode_reach(output: bytes) -> Reach:
     """The same, of the second question."""
-    return msgspec.json.decode(_last_line(output), type=_ReachAnswer).reach
+    return Reach(nics=msgspec.json.decode(_last_line(output), type=_ReachAnswer).reach)
 
 
 def _last_line(output: bytes) -> bytes:

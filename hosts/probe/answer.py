@@ -27,11 +27,12 @@ def answer(questions: Facts) -> Facts:
     """Everything that is asked about this host, ``error`` in the place of what cannot be said.
 
     ``directory`` is dualpath's own; ``stores`` are ``{"mount": ...}`` or ``{"url": ...}``. Or, by itself,
-    ``reach``: from which NIC's address to look for which peers.
+    ``reach``: for each NIC, from which address to look for which peers.
     """
     began_at_s = time.time()
     if "reach" in questions:
-        facts: Facts = dict(zip(["reach"], _all([_Part(lambda: reach.reach(**questions["reach"]))])))
+        looking = [_Part(lambda nic=nic: reach.reach(**nic)) for nic in questions["reach"]]  # type: ignore[misc]
+        facts: Facts = {"reach": _all(looking)}
     else:
         facts = _look(questions)
     facts.update(began_at_s=began_at_s, ended_at_s=time.time())

@@ -25,8 +25,9 @@ _DO_NOT_FRAGMENT = 3  # IP_PMTUDISC_PROBE: and do not look at what is known of t
 _HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
 
 
-def reach(source: str, mtu: int, peers: Dict[str, str]) -> Facts:
-    """From the address ``source`` to each peer (address by name): the kernel's route, and what came back."""
+def reach(nic: str, source: str, mtu: int, peers: Dict[str, str]) -> Facts:
+    """From the address ``source`` of ``nic`` to each peer (address by name): the kernel's route, and what
+    came back."""
     results: List[Facts] = []
     waiting: Dict[int, Any] = {}
     poll = select.poll()
@@ -47,7 +48,7 @@ def reach(source: str, mtu: int, peers: Dict[str, str]) -> Facts:
                 waiting[probe.fileno()] = (probe, result, size)
                 poll.register(probe, select.POLLERR)
     _receive(poll, waiting)
-    return {"source": source, "full_bytes": mtu, "peers": results}
+    return {"nic": nic, "source": source, "full_bytes": mtu, "peers": results}
 
 
 def _send(family: int, source: str, address: str, nbytes: int) -> socket.socket:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from racks.base import OwnInventory
 from racks.sshd_lab import OBSTACLE, SPEC, SshdLab, sshd_lab
 from run_driver import CommandRun, dualpath, finish_exactly, write_experiment
 
@@ -69,6 +70,31 @@ def test_from_the_inventory_to_the_report(lab: SshdLab, tmp_path: Path) -> None:
     assert "rack rack, launched by ssh" in (run.directory / "report.md").read_text()
     assert all((run.directory / "logs" / host / "agent.log").exists() for host in lab.hosts)
     assert command(lab, "cleanup", "--inventory", str(lab.inventory)) == "nothing to clean up\n"
+
+
+def test_hosts_with_two_compute_nics_move_kv_through_both(lab: SshdLab, tmp_path: Path) -> None:
+    """The second one is the management network's, which nothing shapes."""
+    rails = {
+        host.name: {"compute_nics": [{"name": "comp0"}, {"name": "mgmt0"}]}
+        for host in lab.hosts.values()
+        if host.role != "storage"
+    }
+    inventory = OwnInventory(lab, tmp_path).written(rails)
+    experiment = write_experiment(
+        tmp_path, measurement={"ceiling_s": SECONDS}, cluster={"replace": {"engines_per_host": 2}}
+    )
+    with CommandRun(experiment, tmp_path, "--inventory", str(inventory), prefix=lab.prefix) as run:
+        finish_exactly(run)
+    samples = run.table("telemetry/nics.parquet")
+    for host in ("p0", "d0"):
+        carried = {
+            nic: its["rx_bytes"].max() - its["rx_bytes"].min()
+            for nic, its in samples[(samples["host"] == host) & (samples["network"] == "compute")].groupby(
+                "nic"
+            )
+        }
+        assert carried.keys() == {"comp0", "mgmt0"}
+        assert min(carried.values()) > 0.2 * max(carried.values())
 
 
 def test_the_second_of_two_evaluators_is_told_who_was_first(lab: SshdLab, tmp_path: Path) -> None:

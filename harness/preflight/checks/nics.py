@@ -24,11 +24,8 @@ def compute_nics(case: Case) -> Iterator[Finding]:
     """Those that KV moves between hosts through."""
     for nic in case.host.compute_nics:
         yield from _nic(case, "compute nic", nic)
-    if len(case.host.compute_nics) > 1:
-        used, *others = (nic.name for nic in case.host.compute_nics)
-        yield case.info("compute nic", f"only the first one, {used}, is used today; not {', '.join(others)}")
     storage = case.host.storage_nic
-    if storage and case.host.compute_nics and storage.name == case.host.compute_nics[0].name:
+    if storage and storage.name in {nic.name for nic in case.host.compute_nics}:
         yield case.warning(
             "compute nic",
             f"{storage.name} is the storage NIC, too: storage reads and KV share its link",

@@ -1,25 +1,27 @@
-"""RDMA: the compute NIC's port, its GID, and the library that verbs are posted with."""
+"""RDMA: the compute NICs' ports, their GIDs, and the library that verbs are posted with."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
 
+from harness.inventory import ComputeNic
 from harness.preflight.case import AS_ROOT, Case, address_of
 from harness.preflight.facts import Gid, RdmaPort
 from harness.preflight.findings import Finding, Severity
 
 
 def ports(case: Case) -> Iterator[Finding]:
-    """The compute NIC has an active port with a GID. Verbs cannot do without it, NIXL's UCX can."""
+    """Each compute NIC has an active port with a GID. Verbs cannot do without it, NIXL's UCX can."""
     transport = case.needs.transport if case.needs else None
-    if not case.host.compute_nics or transport == "tcp" or case.facts.rdma.error:
+    if transport == "tcp" or case.facts.rdma.error:
         return
     severity: Severity = "error" if transport == "verbs" else "info"
-    nic = case.host.compute_nics[0]
-    port, problem = _port(case)
-    if port is None:
-        if transport is not None:
+    for nic in case.host.compute_nics:
+        port, problem = _port(case, nic)
+        if port is not None:
+            yield from _of_port(case, nic, port, severity)
+        elif transport is not None:
             found = ", ".join(f"{p} ({p.interface or p.link_layer})" for p in case.facts.rdma.ports)
             yield case.finding(
                 severity,
@@ -28,7 +30,10 @@ def ports(case: Case) -> Iterator[Finding]:
                 f"name device (and port) of compute NIC {nic.name} in the inventory, load its driver "
                 f'(modprobe mlx5_ib, {AS_ROOT}), or set transport.kind = "tcp" in the experiment',
             )
-        return
+
+
+def _of_port(case: Case, nic: ComputeNic, port: RdmaPort, severity: Severity) -> Iterator[Finding]:
+    """Its state and its GID."""
     if port.state != "ACTIVE":
         yield case.finding(
             severity,
@@ -37,7 +42,7 @@ def ports(case: Case) -> Iterator[Finding]:
             f"cable and switch (InfiniBand: is a subnet manager running?), or ip link set {nic.name} up "
             f"({AS_ROOT})",
         )
-    problem = _gid_problem(case, port)
+    problem = _gid_problem(case, nic, port)
     if problem:
         known = ", ".join(f"{gid.index}: {gid.gid} ({gid.type or port.link_layer})" for gid in port.gids)
         yield case.finding(
@@ -50,11 +55,10 @@ def ports(case: Case) -> Iterator[Finding]:
         yield case.ok("rdma", f"{port}: {port.link_layer}, {port.gbit_per_s:g} Gbit/s, {len(port.gids)} GIDs")
 
 
-def _port(case: Case) -> tuple[RdmaPort | None, str]:
+def _port(case: Case, nic: ComputeNic) -> tuple[RdmaPort | None, str]:
     """As the agents find it: by name where the inventory or else the experiment has one, by address, by
     interface (`hosts.transport.verbs.port`)."""
-    nic, known = case.host.compute_nics[0], case.facts.rdma.ports
-    verbs = case.needs.verbs if case.needs else None
+    known, verbs = case.facts.rdma.ports, case.needs.verbs if case.needs else None
     device, number = nic.device, nic.port
     if not device and verbs is not None:
         device, number = verbs.device, verbs.port
@@ -66,9 +70,8 @@ def _port(case: Case) -> tuple[RdmaPort | None, str]:
     return having or case.facts.rdma.of(nic.name), f"no RDMA port has the address of {nic.name}"
 
 
-def _gid_problem(case: Case, port: RdmaPort) -> str:
+def _gid_problem(case: Case, nic: ComputeNic, port: RdmaPort) -> str:
     """Nothing, or what is wrong with the entry of the GID table that is meant."""
-    nic = case.host.compute_nics[0]
     index = nic.gid_index
     if index < 0 and case.needs is not None:
         index = case.needs.verbs.gid_index

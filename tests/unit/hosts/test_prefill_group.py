@@ -16,7 +16,7 @@ from in_process_hosts import A_BLOCK_A_PASS, FAST, GEOMETRY, config, engine, ord
 
 from hosts.compute import Piece, in_step, prediction_of, timed
 from hosts.compute.timed import TimedCompute
-from hosts.config import EngineConfig, TransportConfig
+from hosts.config import EngineConfig, RailConfig, TransportConfig
 from hosts.host import Host, open_host
 from hosts.prefill_group import PrefillGroup
 from hosts.prompt_kv import PromptKv
@@ -258,7 +258,9 @@ def test_a_prompt_given_up_while_it_is_queued_is_in_no_pass() -> None:
 def test_a_prompt_given_up_in_a_pass_leaves_memory_alone_and_the_others_in_it() -> None:
     async def run() -> None:
         paced = TransportConfig("memory", pace_bytes_per_s=1e4)
-        async with engines_of(engine(weight_bytes=0.1, hbm_bytes_per_s=1.0), transport=paced) as engines:
+        async with engines_of(
+            engine(weight_bytes=0.1, hbm_bytes_per_s=1.0), rails=(RailConfig(paced),)
+        ) as engines:
             host = engines.host
             decode_buffer = host.rails[0].transport.register(np.zeros(1 << 16, np.uint8))
             kv = await engines.moving_prompt(decode_buffer.remote)

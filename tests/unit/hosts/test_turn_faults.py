@@ -115,7 +115,7 @@ def test_a_turn_that_gets_no_answer_ends_at_its_deadline(decode_hits: int) -> No
         async with hosts(turn_timeout_s=0.05) as pair:
             deaf = MemoryTransport(TransportConfig("memory"))
             deaf.on_notification(lambda payload: None)
-            pair["d0"]._host.peers["p0"] = deaf.address
+            pair["d0"]._host.peers["p0"] = (deaf.address,)
             await pair["d0"]._serve_turn(order(decode_hits=decode_hits))
             assert pair.reported()[-1] == Failed("d0", "deadline passed", 1)
             pair.assert_all_given_back()

@@ -41,7 +41,9 @@ def on_nfs(only: str = "", **changes: Any) -> dict[str, HostFacts]:
 
 
 def reached(name: str, *peers: Any) -> HostFacts:
-    return changed(name, "reach", peers=peers)
+    known = facts(name).reach
+    assert known is not None
+    return changed(name, "reach", nics=(replace(known.nics[0], peers=peers),))
 
 
 def rdma(name: str, **changes: Any) -> HostFacts:
@@ -177,7 +179,7 @@ FAULTS = {
         {"d0": nic("d0", "eth2", mtu=1500)},
         "warning",
         "mtu",
-        "compute NIC has MTU 1500, most others have 9000",
+        "compute NIC eth2 has MTU 1500, most others have 9000",
         "mtu 9000",
     ),
     "MTU of a switch": Fault(

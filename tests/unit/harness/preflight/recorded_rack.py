@@ -24,6 +24,7 @@ from harness.preflight.facts import (
     Management,
     Memory,
     Network,
+    NicReach,
     Peer,
     Python,
     Rdma,
@@ -178,9 +179,14 @@ def facts(name: str, **changes: Any) -> HostFacts:
             ),
         ),
         reach=Reach(
-            source=f"10.2.0.{number}",
-            full_bytes=9000,
-            peers=tuple(map(peer, ("d0", "d1") if name == "p0" else ("p0",))),
+            nics=(
+                NicReach(
+                    nic="eth2",
+                    source=f"10.2.0.{number}",
+                    full_bytes=9000,
+                    peers=tuple(map(peer, ("d0", "d1") if name == "p0" else ("p0",))),
+                ),
+            )
         ),
         began_at_s=1.8e9,
         ended_at_s=1.8e9 + 1,

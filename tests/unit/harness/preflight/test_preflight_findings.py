@@ -128,14 +128,14 @@ def test_a_port_that_the_inventory_names_wrongly(compute: ComputeNic, evidence: 
     assert all(evidence in f.evidence for f in found)
 
 
-def test_nics_that_are_stated_wrongly_and_those_that_are_not_used() -> None:
+def test_nics_that_are_stated_wrongly() -> None:
     nics = (ComputeNic(name="eth2", numa=1, address="10.2.0.99"), ComputeNic(name="eth1"))
     found = [f for f in told(judged(with_hosts(RACK, compute_nics=nics))) if f.host == "p0"]
     said = {(f.severity, f.evidence.partition(",")[0]) for f in found if f.check == "compute nic"}
     assert said == {
         ("error", "eth2: has no address 10.2.0.99"),
         ("warning", "eth2: on NUMA node 0"),
-        ("info", "only the first one"),
+        ("warning", "eth1 is the storage NIC"),
     }
     shared = told(judged(with_hosts(RACK, compute_nics=(ComputeNic(name="eth1"),))))
     assert any("storage reads and KV share its link" in f.evidence for f in shared)
@@ -157,7 +157,7 @@ def test_a_slow_link_is_slower_than_stated_and_than_the_others() -> None:
     )
     assert {stated.host, others.host} == {"d0"}
     assert "link at 100 Gbit/s, the inventory states 400" in others.evidence
-    assert stated.evidence == "link at 100 Gbit/s, others' storage NICs at 400"
+    assert stated.evidence == "eth1: link at 100 Gbit/s, other storage NICs at 400"
 
 
 def test_a_rate_that_nobody_knows_is_asked_for() -> None:

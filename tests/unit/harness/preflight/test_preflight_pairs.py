@@ -39,6 +39,7 @@ def test_pairs_that_were_not_tried_are_counted() -> None:
     assert not [f for f in judged() if (f.host, f.check) == ("", "compute network")]
     known = facts("p0")
     assert known.reach is not None
-    fewer = replace(known, reach=replace(known.reach, peers=known.reach.peers[:1]))
+    (nic,) = known.reach.nics
+    fewer = replace(known, reach=replace(known.reach, nics=(replace(nic, peers=nic.peers[:1]),)))
     (counted,) = [f for f in judged(p0=fewer) if (f.host, f.check) == ("", "compute network")]
     assert (counted.severity, counted.evidence) == ("info", "3 of 4 pairs of hosts tried")
