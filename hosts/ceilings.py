@@ -11,6 +11,7 @@ import numpy as np
 
 from hosts.host import Host
 from hosts.protocol import Ceiling, MeasureStorage, MeasureTransfer
+from hosts.rails import connected
 from hosts.transport import Strided
 
 _WARM_UP_S = 0.3
@@ -33,22 +34,25 @@ async def storage_ceiling(host: Host, command: MeasureStorage) -> Ceiling:
 
 async def transfer_ceiling(host: Host, command: MeasureTransfer) -> Ceiling:
     """Several one-sided reads from the peer's buffer into this host's always outstanding, on every rail."""
-    peers = [await host.peer(command.peer, number) for number in range(len(host.rails))]
-    there_bytes = command.regions[0].length
+    addresses, regions = host.peers[command.peer], command.regions
+    paths = [
+        (host.rails[here].region, regions[there], await host.rails[here].transport.connect(addresses[there]))
+        for here, there in connected(len(host.rails), len(addresses))
+    ]
+    there_bytes = regions[0].length
     piece_bytes = min(_PIECE_BYTES, len(host.arena.view), there_bytes)
     here, there = len(host.arena.view) // piece_bytes, there_bytes // piece_bytes
     done_bytes = 0
 
     async def read(number: int) -> None:
         nonlocal done_bytes
-        rail = number % len(peers)
         local = Strided(number % here * piece_bytes, piece_bytes)
         remote = Strided(number % there * piece_bytes, piece_bytes)
-        region = command.regions[rail % len(command.regions)]
-        await peers[rail].read(host.rails[rail].region, local, region, remote)
+        into, region, connection = paths[number % len(paths)]
+        await connection.read(into, local, region, remote)
         done_bytes += piece_bytes
 
-    depth = min(_TRANSFER_DEPTH * len(peers), here)
+    depth = min(_TRANSFER_DEPTH * len(paths), here)
     return await _observed(read, depth, command.duration_s, lambda: done_bytes)
 
 

@@ -16,6 +16,7 @@ from hosts.buffers import BufferArena
 from hosts.claim import claimed
 from hosts.content import mismatched
 from hosts.protocol import HostConfig, Transfer, TransferKind
+from hosts.rails import share
 from hosts.storage import Storage, open_storage
 from hosts.storage.reader import ReadQueue
 from hosts.transport import Connection, Region, Transport, open_transport
@@ -40,8 +41,8 @@ class Host:
     """Buffers, storage, compute NICs and clock shared by everything an agent does.
 
     ``arena`` is the host-DRAM buffer of the paper (PE or DE buffer, 4.1), which every one of the ``rails``
-    reaches. What belongs to an engine goes through its rail: engines take them in turn. ``peers`` are the
-    addresses of other hosts' rails. ``began_at_ns`` is the zero of this repetition on this host's clock,
+    reaches. What belongs to an engine goes through its rail (`share`). ``peers`` are the addresses of other
+    hosts' rails. ``began_at_ns`` is the zero of this repetition on this host's clock,
     ``layerwise`` whether its prefill holds one layer's KV at a time.
     """
 
@@ -55,14 +56,15 @@ class Host:
     layerwise: bool = True
 
     def rail(self, engine: int) -> Rail:
-        """An engine's, of this host or of another."""
-        return self.rails[engine % len(self.rails)]
+        """That of an engine, of this host or of a peer; all hosts have as many."""
+        return self.rails[share(engine, self.config.engines, len(self.rails))]
 
     async def peer(self, host: str, engine: int = 0) -> Connection:
-        """The connection to another host's agent by the rail of a prefill engine: the same one at both ends,
-        as fabrics have a switch a rail."""
+        """The connection to another host's agent for what belongs to a prefill engine: by its rail at both
+        ends, as fabrics have a switch a rail."""
         addresses = self.peers[host]
-        return await self.rail(engine).transport.connect(addresses[engine % len(addresses)])
+        there = addresses[share(engine, self.config.engines, len(addresses))]
+        return await self.rail(engine).transport.connect(there)
 
     def blocks(self, offset: int, count: int) -> NDArray[np.uint8]:
         """``count`` Full Blocks of the buffer from byte ``offset``: [count, full_block_bytes]."""

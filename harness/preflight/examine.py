@@ -23,6 +23,7 @@ from harness.preflight.judgement import Answer, findings
 from harness.preflight.needs import Needs
 from harness.preflight.pairs import chosen_peers
 from harness.preflight.program import program
+from hosts.rails import share
 
 _RUN_TIMEOUT_S = 40.0
 """Above the probe's own deadline, so that it can still say what hangs."""
@@ -122,8 +123,9 @@ def peers_questions(inventory: Inventory, facts: Mapping[str, HostFacts]) -> dic
     family (IPv4 or IPv6); not for hosts without a compute NIC or anyone to look for."""
     hosts = [host for host in inventory.hosts if host.compute_nics and host.name in facts]
     questions: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for rail in range(max((len(host.compute_nics) for host in hosts), default=0)):
-        nics = {host.name: host.compute_nics[rail % len(host.compute_nics)] for host in hosts}
+    most = max((len(host.compute_nics) for host in hosts), default=0)
+    for rail in range(most):
+        nics = {host.name: host.compute_nics[share(rail, most, len(host.compute_nics))] for host in hosts}
         addresses = {name: address_of(nic, facts[name]) for name, nic in nics.items()}
         for is_ipv6 in (False, True):
             alike = {name for name, address in addresses.items() if address and (":" in address) == is_ipv6}

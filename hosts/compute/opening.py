@@ -25,7 +25,7 @@ def open_compute(
     nics: Sequence[NicPath] = (),
 ) -> Compute:
     """``engines`` engines of one host, for KV of that geometry and content, which lies in ``host_memory``.
-    With ``nics``, a back-end that copies does so through them, which engines take in turn.
+    With ``nics``, a back-end that copies does so through them, each engine through its own.
 
     Raises ModelError for a model that is not known, `ComputeError` for a device that cannot be had.
     """

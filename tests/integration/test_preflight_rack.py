@@ -150,7 +150,7 @@ def test_an_mtu_that_differs(lab: SshdLab, cluster: EmulatedCluster, discovered:
     assert (wrong.host, wrong.check) == ("p0", "mtu")
     assert "packets of 1500 bytes do not get to d0 (10.79.0.100)" in wrong.evidence
     (odd,) = [f for f in found.findings if f.check == "mtu" and f.severity == "warning"]
-    assert (odd.host, odd.evidence) == ("d0", "compute NIC has MTU 1400, most others have 1500")
+    assert (odd.host, odd.evidence) == ("d0", "compute NIC comp0 has MTU 1400, most others have 1500")
 
 
 def test_a_storage_that_is_reached_through_another_nic(

@@ -49,7 +49,7 @@ class TorchCompute:
         with ExitStack() as resources:
             filler = _filler(content_seed)
             copying: Copying = (
-                NicCopying(nics, filler) if nics else CopyEngines(devices, [host_memory, filler])
+                NicCopying(nics, engines, filler) if nics else CopyEngines(devices, [host_memory, filler])
             )
             resources.callback(copying.close)
             self._engines = []

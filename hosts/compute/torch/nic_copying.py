@@ -22,6 +22,7 @@ from hosts.compute.nic_path import NicPath, located
 from hosts.compute.torch.copying import CopyLanes
 from hosts.compute.torch.device import Mark, bind, open_lane
 from hosts.cuda.memory import DeviceMemory
+from hosts.rails import share
 from hosts.transport import Region, Strided
 
 LANDING_BYTES = 16 * 1024 * 1024
@@ -31,15 +32,15 @@ _PAGE_BYTES = 4096
 
 
 class NicCopying:
-    """See `Copying`. Engines take ``nics`` in turn; ``filler`` is host memory beside their regions."""
+    """See `Copying`. ``nics`` are shared by ``engines``; ``filler`` is host memory beside their regions."""
 
-    def __init__(self, nics: Sequence[NicPath], filler: NDArray[np.uint8]) -> None:
-        self._resources = ExitStack()
+    def __init__(self, nics: Sequence[NicPath], engines: int, filler: NDArray[np.uint8]) -> None:
+        self._engines, self._resources = engines, ExitStack()
         self._nics = [(nic, (nic.host_region, self._offered(nic, filler))) for nic in nics]
 
     def lanes(self, engine: int, device: torch.device) -> CopyLanes:
         """See `Copying`."""
-        nic, regions = self._nics[engine % len(self._nics)]
+        nic, regions = self._nics[share(engine, self._engines, len(self._nics))]
         return CopyLanes(self._lane(nic, regions, device), self._lane(nic, regions, device))
 
     def close(self) -> None:

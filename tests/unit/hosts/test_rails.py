@@ -13,6 +13,7 @@ from in_process_hosts import Hosts, content, first_new, hosts, order, the_done
 from hosts.ceilings import transfer_ceiling
 from hosts.config import RailConfig, TransportConfig
 from hosts.protocol import Ceiling, MeasureTransfer, TurnDone
+from hosts.rails import connected, share
 from hosts.transport import Region
 
 
@@ -66,8 +67,9 @@ def test_a_ceiling_is_of_all_rails_together(here: int, there: int, monkeypatch: 
         async with hosts(of_host={"p0": rails(here), "d0": rails(there)}) as pair:
             host, peer = pair["p0"]._host, pair["d0"]._host
             used: set[Region] = set()
-            for number in range(here):
-                connection = await host.peer("d0", number)
+            addresses = host.peers["d0"]
+            for own, its in connected(here, there):
+                connection = await host.rails[own].transport.connect(addresses[its])
                 read = connection.read
 
                 async def noted(local, local_at, remote, remote_at, read=read):  # type: ignore[no-untyped-def]
@@ -83,3 +85,21 @@ def test_a_ceiling_is_of_all_rails_together(here: int, there: int, monkeypatch: 
             assert used == {rail.region for rail in host.rails}
 
     asyncio.run(test())
+
+
+@given(here=st.integers(1, 9), there=st.integers(1, 9))
+def test_every_rail_of_both_ends_is_connected_and_order_is_kept(here: int, there: int) -> None:
+    pairs = connected(here, there)
+    assert {own for own, _ in pairs} == set(range(here))
+    assert {its for _, its in pairs} == set(range(there))
+    assert pairs == sorted(pairs)
+    assert len(pairs) == len(set(pairs))
+
+
+@given(engines=st.integers(1, 16), among=st.integers(1, 16))
+def test_engines_share_rails_evenly_neighbours_together(engines: int, among: int) -> None:
+    shares = [share(engine, engines, among) for engine in range(engines)]
+    assert shares == sorted(shares)
+    counts = [shares.count(rail) for rail in set(shares)]
+    assert max(counts) - min(counts) <= 1
+    assert len(counts) == min(engines, among)

@@ -42,7 +42,7 @@ class Host:
         resources.callback(lambda: runner.run(self.transport.close()))
         self.nic = runner.run(NicPath.open(self.transport, self.transport.register(self.memory)))
         self.runner = runner
-        self.copying = {"nic": NicCopying([self.nic], self.filler), "device": CopyEngines([CPU], [])}
+        self.copying = {"nic": NicCopying([self.nic], 1, self.filler), "device": CopyEngines([CPU], [])}
         for copying in self.copying.values():
             resources.callback(copying.close)
 

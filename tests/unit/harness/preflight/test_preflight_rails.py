@@ -10,6 +10,7 @@ from recorded_rack import NUMBERS, facts, inventory, judged, told
 from harness.inventory import ComputeNic, Inventory
 from harness.preflight.examine import peers_questions
 from harness.preflight.facts import Address, HostFacts, NicReach, Reach
+from hosts.rails import share
 
 MOST_RAILS = 3
 
@@ -32,6 +33,10 @@ def with_rails(counts: dict[str, int]) -> tuple[Inventory, dict[str, HostFacts]]
     return replace(rack, hosts=tuple(hosts)), known
 
 
+def connections(own: int, its: int, engines: int) -> set[tuple[int, int]]:
+    return {(share(engine, engines, own), share(engine, engines, its)) for engine in range(engines)}
+
+
 @given(st.fixed_dictionaries({name: st.integers(1, MOST_RAILS) for name in NUMBERS}))
 def test_each_nic_looks_for_those_that_a_run_connects_it_with(counts: dict[str, int]) -> None:
     rack, known = with_rails(counts)
@@ -43,11 +48,11 @@ def test_each_nic_looks_for_those_that_a_run_connects_it_with(counts: dict[str, 
         for peer, address in question["peers"].items()
     }
     assert asked == {
-        (name, f"eth{2 + rail % counts[name]}", peer, f"10.{2 + rail % counts[peer]}.0.{NUMBERS[peer]}")
-        for rail in range(max(counts.values()))
+        (name, f"eth{2 + own}", peer, f"10.{2 + its}.0.{NUMBERS[peer]}")
         for name in NUMBERS
         for peer in NUMBERS
         if roles[name] != roles[peer]
+        for own, its in connections(counts[name], counts[peer], max(counts.values()))
     }
 
 
