@@ -4,10 +4,10 @@ words, and nothing left of an agent that was closed.
 No progress thread of NIXL's: an agent moves bytes only inside its owner's calls, which have to poll while
 something is outstanding (every `POLL_S`). So no call waits, and a closed agent touches no memory any more.
 
-What to transfer is named by rows of [address, length, device], unsigned 64-bit integers. For memory NIXL
+What to transfer is named by rows of [address, length, device], unsigned 64-bit integers. For host memory NIXL
 leaves the device's meaning to its user: here it is a number of the registration's own, so that rows made for
-one that is gone match none that came after it at the same address. For files it is the file descriptor, and
-the address an offset.
+one that is gone match none that came after it at the same address. For a GPU's memory it is the GPU, for
+files the file descriptor, and the address an offset.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INSTALL = "pip install --no-deps nixl-cu12==1.5.1"
 POLL_S = 0.0002
 
 Rows = NDArray[np.uint64]
-MemoryKind = Literal["DRAM", "FILE"]
+MemoryKind = Literal["DRAM", "VRAM", "FILE"]
 Operation = Literal["READ", "WRITE"]
 _T = TypeVar("_T")
 
@@ -118,6 +118,7 @@ class NixlAgent:
         peer: str,
         *,
         message: bytes = b"",
+        local_kind: MemoryKind = "DRAM",
         remote_kind: MemoryKind = "DRAM",
     ) -> Transfer:
         """Begin a transfer of row after row; ``message`` reaches the peer after its bytes."""
@@ -128,7 +129,7 @@ class NixlAgent:
                 operation.lower(),
                 lambda: library.initialize_xfer(
                     operation,
-                    library.get_xfer_descs(local, "DRAM"),
+                    library.get_xfer_descs(local, local_kind),
                     library.get_xfer_descs(remote, remote_kind),
                     peer,
                     message,

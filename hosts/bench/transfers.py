@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Literal
 
 import msgspec
@@ -20,8 +20,8 @@ import msgspec
 from hosts.bench.load import Observed, closed_loop
 from hosts.buffers import BufferArena
 from hosts.config import PageKind, TransportConfig
-from hosts.cuda.driver import CudaError
-from hosts.cuda.memory import DeviceMemory
+from hosts.cuda.driver import CudaError, Gpu
+from hosts.cuda.memory import DeviceBuffer
 from hosts.transport import (
     Region,
     RegistersDeviceMemory,
@@ -135,17 +135,20 @@ def registered(transport: Transport, nbytes: int, memory: MemoryKind) -> Iterato
         yield transport.register(BufferArena(nbytes, _PAGE_BYTES, pages=_PAGES).view)
         return
     if not isinstance(transport, RegistersDeviceMemory):
-        reason = "this transport moves no GPU memory; expected verbs, or memory on the host"
+        reason = "this transport moves no GPU memory; expected verbs, nixl, or memory on the host"
         raise TransferError(transport.address, "register", 0, 0, reason)
-    gpu = DeviceMemory(nbytes)
-    try:
-        region = transport.register_device_memory(gpu)
+    page = os.sysconf("SC_PAGE_SIZE")
+    # The GPU is current in the thread of the transport: UCX, below NIXL, copies in its context.
+    with (
+        closing(Gpu()) as gpu,
+        gpu.current(),
+        closing(DeviceBuffer(gpu, -(-nbytes // page) * page)) as buffer,
+    ):
+        region = transport.register_device_memory(buffer)
         try:
             yield region
         finally:
             transport.deregister(region)
-    finally:
-        gpu.close()
 
 
 async def _serve(target: Target) -> None:

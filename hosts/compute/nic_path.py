@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hosts.compute.base import ComputeError
-from hosts.cuda.memory import DeviceMemory
+from hosts.cuda.memory import DeviceBuffer
 from hosts.transport import Connection, Region, RegistersDeviceMemory, Strided, TransferError, Transport
 
 
@@ -29,9 +29,9 @@ class NicPath:
         `TransferError`."""
         return cls(transport, await transport.connect(transport.address, "low"), host_region)
 
-    def offer(self, memory: NDArray[np.uint8] | DeviceMemory) -> Region:
+    def offer(self, memory: NDArray[np.uint8] | DeviceBuffer) -> Region:
         """Let the NIC at it until `withdraw`. Raises `ComputeError` for GPU memory that it cannot reach."""
-        if not isinstance(memory, DeviceMemory):
+        if not isinstance(memory, DeviceBuffer):
             return self._transport.register(memory)
         if not isinstance(self._transport, RegistersDeviceMemory):
             raise ComputeError(

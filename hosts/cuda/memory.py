@@ -1,4 +1,4 @@
-"""Memory that copies and NICs reach: a GPU's own, the same as a dma-buf, and host memory that is page-locked.
+"""Memory that copies and NICs reach: a GPU's own, and host memory that is page-locked.
 
 A NIC reaches a GPU's memory by a dma-buf (cuMemGetHandleForAddressRange, CUDA 11.7 and Linux 5.12 or newer),
 the successor of nvidia_peermem.
@@ -24,7 +24,7 @@ class DeviceBuffer:
     """``nbytes`` of a GPU's memory from ``address`` on, zeros at first, until `close`."""
 
     def __init__(self, gpu: Gpu, nbytes: int) -> None:
-        self.nbytes, self._gpu = nbytes, gpu
+        self.nbytes, self.gpu = nbytes, gpu
         address = ctypes.c_uint64()
         with gpu.current(), ExitStack() as resources:
             gpu.driver.call("cuMemAlloc_v2", ctypes.byref(address), nbytes)
@@ -36,59 +36,42 @@ class DeviceBuffer:
     def clear(self) -> None:
         """Zeros everywhere when it returns: cuMemset is asynchronous, and streams and NICs do not wait for
         it."""
-        with self._gpu.current():
-            self._gpu.driver.call("cuMemsetD8_v2", self.address, 0, self.nbytes)
-            self._gpu.driver.call("cuCtxSynchronize")
+        with self.gpu.current():
+            self.gpu.driver.call("cuMemsetD8_v2", self.address, 0, self.nbytes)
+            self.gpu.driver.call("cuCtxSynchronize")
 
     def write(self, content: NDArray[np.uint8]) -> None:
         """``content``, all of it, has arrived when it returns."""
-        with self._gpu.current():
-            self._gpu.driver.call("cuMemcpyHtoD_v2", self.address, content.ctypes.data, self.nbytes)
-            self._gpu.driver.call("cuCtxSynchronize")  # the copy may end in staging memory
+        with self.gpu.current():
+            self.gpu.driver.call("cuMemcpyHtoD_v2", self.address, content.ctypes.data, self.nbytes)
+            self.gpu.driver.call("cuCtxSynchronize")  # the copy may end in staging memory
 
     def read(self) -> NDArray[np.uint8]:
         """All of it as it is now."""
         content = np.empty(self.nbytes, np.uint8)
-        with self._gpu.current():
-            self._gpu.driver.call("cuMemcpyDtoH_v2", content.ctypes.data, self.address, self.nbytes)
+        with self.gpu.current():
+            self.gpu.driver.call("cuMemcpyDtoH_v2", content.ctypes.data, self.address, self.nbytes)
         return content
 
     def close(self) -> None:
         """Free it. Copies and NICs must have let go of it before."""
-        with giving_back(), self._gpu.current():
-            self._gpu.driver.call("cuMemFree_v2", self.address)
+        with giving_back(), self.gpu.current():
+            self.gpu.driver.call("cuMemFree_v2", self.address)
 
 
-class DeviceMemory:
-    """``nbytes`` of GPU ``ordinal``'s memory, rounded up to host pages, for NICs, until `close`.
-
-    ``address`` is that of its first byte, ``fd`` its dma-buf.
-    """
-
-    def __init__(self, nbytes: int, ordinal: int = 0) -> None:
-        page = os.sysconf("SC_PAGE_SIZE")
-        self.nbytes, self.ordinal = -(-nbytes // page) * page, ordinal
-        with ExitStack() as resources:
-            gpu = Gpu(ordinal)
-            resources.callback(gpu.close)
-            if not gpu.attribute(_DMA_BUF_SUPPORTED):
-                raise CudaError(
-                    f"GPU {ordinal}: its driver hands out no dma-buf; expected the open kernel modules of "
-                    "driver 515 or newer, on Linux 5.12 or newer"
-                )
-            buffer = DeviceBuffer(gpu, self.nbytes)
-            resources.callback(buffer.close)
-            self.address = buffer.address
-            self.fd = _dma_buf(gpu, buffer)
-            resources.callback(os.close, self.fd)
-            self._resources = resources.pop_all()
-
-    def close(self) -> None:
-        """Free it. NICs must have let go of it before."""
-        self._resources.close()
-
-
-def _dma_buf(gpu: Gpu, buffer: DeviceBuffer) -> int:
+def dma_buf(buffer: DeviceBuffer) -> int:
+    """A file descriptor by which NICs reach ``buffer``, whole host pages; the caller closes it when they have
+    let go of it."""
+    gpu, page = buffer.gpu, os.sysconf("SC_PAGE_SIZE")
+    if not gpu.attribute(_DMA_BUF_SUPPORTED):
+        raise CudaError(
+            f"GPU {gpu.ordinal}: its driver hands out no dma-buf; expected the open kernel modules of "
+            "driver 515 or newer, on Linux 5.12 or newer"
+        )
+    if buffer.nbytes % page:
+        raise CudaError(
+            f"GPU {gpu.ordinal}: a dma-buf of {buffer.nbytes} bytes; expected whole pages of {page}: round up"
+        )
     descriptor = ctypes.c_int()
     with gpu.current():
         gpu.driver.call(

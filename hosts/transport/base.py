@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hosts.config import TrafficClass as TrafficClass
-from hosts.cuda.memory import DeviceMemory
+from hosts.cuda.memory import DeviceBuffer
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 NotificationHandler = Callable[[bytes], None]
@@ -184,8 +184,9 @@ class Transport(Protocol):
 class RegistersDeviceMemory(Protocol):
     """What a transport can besides if it moves bytes from and to GPUs' memory without the CPU."""
 
-    def register_device_memory(self, memory: DeviceMemory) -> Region:
-        """Offer GPU memory to peers, like `Transport.register`; raises `TransferError` if the NIC cannot."""
+    def register_device_memory(self, memory: DeviceBuffer) -> Region:
+        """Offer GPU memory, whole host pages, like `Transport.register`; raises `TransferError` if the NIC
+        cannot, `CudaError` if the GPU cannot."""
         ...
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from hosts.cuda import copies
 
+LIBRARY = "libcuda.so.1"
 BYTES_PER_S = 25e9
 COPY_S, BATCHED_S, PITCHED_S = 5e-6, 0.5e-6, 0.1e-6
 """What a copy costs beside its bytes; what another row of a batch does, and of a two-dimensional copy."""
@@ -393,7 +394,8 @@ def fake_cuda(**host: int) -> Iterator[FakeCuda]:
     fake = FakeCuda(**host)
     descriptors = len(os.listdir("/proc/self/fd"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ctypes, "CDLL", lambda name: fake)
+        real = ctypes.CDLL
+        patch.setattr(ctypes, "CDLL", lambda name, **how: fake if name == LIBRARY else real(name, **how))
         patch.setattr(copies, "_functions", cache(copies._functions.__wrapped__))
         yield fake
     assert (fake.held, fake.contexts, fake.faults) == ([], [], [])

@@ -21,7 +21,8 @@ from hosts.buffers import BufferArena
 from hosts.compute.nic_path import NicPath, located
 from hosts.compute.torch.copying import CopyLanes
 from hosts.compute.torch.device import Mark, bind, open_lane
-from hosts.cuda.memory import DeviceMemory
+from hosts.cuda.driver import Gpu
+from hosts.cuda.memory import DeviceBuffer
 from hosts.rails import share
 from hosts.transport import Region, Strided
 
@@ -67,7 +68,9 @@ class LandingZone:
         nbytes = _HALVES * LANDING_BYTES
         with ExitStack() as resources:
             if device.type == "cuda":
-                memory = DeviceMemory(nbytes, device.index)
+                gpu = Gpu(device.index)
+                resources.callback(gpu.close)
+                memory = DeviceBuffer(gpu, nbytes)
                 resources.callback(memory.close)
                 self.region = nic.offer(memory)
                 both = torch.as_tensor(_CudaArray(memory.address, nbytes), device=device)

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hosts.nixl_agent import Rows
+from hosts.nixl_agent import MemoryKind, Rows
 from hosts.transport.base import Strided
+from hosts.transport.nixl.memory import Memory
 from hosts.transport.plan import Integers, Shape, Side, plan
 
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -23,7 +24,9 @@ class Chunk(NamedTuple):
     """What is posted in one call: rows of both sides, pair by pair of equal length."""
 
     local: Rows
+    local_kind: MemoryKind
     remote: Rows
+    remote_kind: MemoryKind
     nbytes: int
 
 
@@ -37,13 +40,16 @@ class _Layout(NamedTuple):
 
 
 def chunks(
-    local: Side, local_device: int, remote: Side, remote_device: int, chunk_bytes: int = CHUNK_BYTES
+    local: Memory, local_at: Strided, remote: Memory, remote_at: Strided, chunk_bytes: int = CHUNK_BYTES
 ) -> list[Chunk]:
     """The operation, in the order of its bytes. Both sides have equal ``nbytes``, at least 1."""
-    layout = _layout(_from_zero(local.at), _from_zero(remote.at), chunk_bytes)
-    here = layout.local + np.array([local.base + local.at.offset, 0, local_device], np.uint64)
-    there = layout.remote + np.array([remote.base + remote.at.offset, 0, remote_device], np.uint64)
-    return [Chunk(here[first:end], there[first:end], nbytes) for first, end, nbytes in layout.chunks]
+    layout = _layout(_from_zero(local_at), _from_zero(remote_at), chunk_bytes)
+    here = layout.local + np.array([local.address + local_at.offset, 0, local.device], np.uint64)
+    there = layout.remote + np.array([remote.address + remote_at.offset, 0, remote.device], np.uint64)
+    return [
+        Chunk(here[first:end], local.kind, there[first:end], remote.kind, nbytes)
+        for first, end, nbytes in layout.chunks
+    ]
 
 
 def _from_zero(at: Strided) -> Strided:

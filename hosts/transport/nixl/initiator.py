@@ -12,6 +12,7 @@ from hosts.pacing import TokenBucket
 from hosts.peer_input import ProtocolError
 from hosts.transport.base import Region, RemoteRegion, Strided, TransferError
 from hosts.transport.nixl.descriptors import Chunk, chunks
+from hosts.transport.nixl.memory import memory_of
 from hosts.transport.nixl.messages import (
     Answer,
     Answered,
@@ -26,8 +27,7 @@ from hosts.transport.nixl.messages import (
     decode_mark,
 )
 from hosts.transport.nixl.outgoing import Job, Outgoing
-from hosts.transport.nixl.registered import RegisteredRegions, address
-from hosts.transport.plan import Side
+from hosts.transport.nixl.registered import RegisteredRegions
 
 _WATCHES_PER_TIMEOUT = 4
 _NOTHING = Strided(0, 0)
@@ -112,7 +112,7 @@ class InitiatorLink:
             except NixlError as error:
                 operation.fail(self.peer, str(error))
             else:
-                self._ask(operation, Place(local.remote.key, address(local), local_at, description))
+                self._ask(operation, Place(memory_of(local), local_at, description))
         return operation
 
     def write(
@@ -130,8 +130,8 @@ class InitiatorLink:
             self._registered.add(local)
             if place.description:
                 self._agent.load(place.description)
-            here, there = Side(address(local), local_at), Side(place.address, place.at)
-            return chunks(here, local.remote.key, there, place.key, self._outgoing.chunk_bytes)
+            here = memory_of(local)
+            return chunks(here, local_at, place.memory, place.at, self._outgoing.chunk_bytes)
 
         self._add(operation, prepare, notify or None)
         return operation
@@ -264,8 +264,8 @@ class InitiatorLink:
         """The local region is being deregistered: nothing that uses it may go on."""
         if any(operation.local is region for operation in self._operations.values()):
             self.lose("the local region was deregistered during the transfer")
-        elif not self.lost:
-            self._registered.remove(region)
+        elif not self.lost and not self._registered.remove(region):
+            self.lose("GPU memory that the peer knows was deregistered")
 
     def lose(self, reason: str) -> None:
         """End the connection: everything outstanding fails, and touches no memory any more."""

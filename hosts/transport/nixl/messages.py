@@ -17,8 +17,9 @@ import msgspec
 
 from hosts.peer_input import decoded
 from hosts.transport.base import Strided, TrafficClass
+from hosts.transport.nixl.memory import Memory
 
-VERSION = 1
+VERSION = 2
 OperationName = Literal["read", "write", "notify"]
 
 
@@ -44,11 +45,10 @@ class Refused(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True):
-    """Where a side's bytes go: in its region ``key``, which begins at ``address``. ``description`` is for the
-    other side's agent to load, and empty where it has."""
+    """Where a side's bytes go, in the memory of one of its regions. ``description`` is for the other side's
+    agent to load, and empty where it has."""
 
-    key: int
-    address: int
+    memory: Memory
     at: Strided
     description: bytes
 

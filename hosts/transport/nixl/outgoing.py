@@ -143,7 +143,15 @@ class Outgoing:
         message = msgspec.msgpack.encode(mark) if mark else b""
         transfer = None
         if chunk is not None:
-            transfer = self._agent.post("WRITE", chunk.local, chunk.remote, self._peer, message=message)
+            transfer = self._agent.post(
+                "WRITE",
+                chunk.local,
+                chunk.remote,
+                self._peer,
+                message=message,
+                local_kind=chunk.local_kind,
+                remote_kind=chunk.remote_kind,
+            )
         self._posted.append(_Posted(job, transfer, mark))
         job.under_way += 1
         self._start_polling()

@@ -12,6 +12,7 @@ from hosts.pacing import TokenBucket
 from hosts.peer_input import ProtocolError
 from hosts.transport.base import Region
 from hosts.transport.nixl.descriptors import Chunk, chunks
+from hosts.transport.nixl.memory import memory_of
 from hosts.transport.nixl.messages import (
     Answered,
     Ask,
@@ -25,8 +26,7 @@ from hosts.transport.nixl.messages import (
     decode_mark,
 )
 from hosts.transport.nixl.outgoing import Job, Outgoing
-from hosts.transport.nixl.registered import RegisteredRegions, address
-from hosts.transport.plan import Side
+from hosts.transport.nixl.registered import RegisteredRegions
 
 
 class TargetLink:
@@ -93,7 +93,7 @@ class TargetLink:
         elif fault := ask.at.fault(region.remote.length):
             self._line.post(Denied(ask.number, fault))
         elif ask.operation == "write":
-            self._grant(ask, Place(ask.region, address(region), ask.at, self._registered.describe(region)))
+            self._grant(ask, Place(memory_of(region), ask.at, self._registered.describe(region)))
         elif ask.into is None or ask.into.at.fault(1 << 62) or ask.into.at.nbytes != ask.at.nbytes:
             raise ValueError(f"a read into {ask.into}: expected as many bytes as {ask.at} has")
         else:
@@ -108,8 +108,7 @@ class TargetLink:
         self._registered.add(region)
 
         async def prepare() -> list[Chunk]:
-            here, there = Side(address(region), ask.at), Side(into.address, into.at)
-            return chunks(here, ask.region, there, into.key, self._outgoing.chunk_bytes)
+            return chunks(memory_of(region), ask.at, into.memory, into.at, self._outgoing.chunk_bytes)
 
         def on_end(complete: bool) -> None:
             del self._reads[ask.number]
@@ -144,8 +143,8 @@ class TargetLink:
         used = [*self._writes.values(), *(key for key, _ in self._reads.values())]
         if region.remote.key in used:
             self.lose("a region was deregistered during a transfer")
-        elif not self.lost:
-            self._registered.remove(region)
+        elif not self.lost and not self._registered.remove(region):
+            self.lose("GPU memory that the peer knows was deregistered")
 
     def lose(self, reason: str) -> None:
         """End the connection: from now on the peer reaches nothing by it."""

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from hosts.config import TransportConfig
+from hosts.cuda.memory import DeviceBuffer
 from hosts.line import Line
 from hosts.nixl_agent import POLL_S, NixlError
 from hosts.pacing import TokenBucket
@@ -27,6 +28,7 @@ from hosts.transport.base import (
     deliver,
 )
 from hosts.transport.nixl.initiator import InitiatorLink
+from hosts.transport.nixl.memory import DeviceRegion
 from hosts.transport.nixl.messages import (
     VERSION,
     Greeting,
@@ -148,7 +150,14 @@ class NixlTransport:
 
     def register(self, buffer: memoryview | bytearray | Bytes) -> Region:
         """See `Transport.register`."""
-        region = Region(buffer)
+        return self._offer(Region(buffer))
+
+    def register_device_memory(self, memory: DeviceBuffer) -> Region:
+        """See `RegistersDeviceMemory`. That UCX cannot reach GPUs shows in the first operation, as an
+        error."""
+        return self._offer(DeviceRegion(memory))
+
+    def _offer(self, region: Region) -> Region:
         self._regions[region.remote.key] = region
         return region
 

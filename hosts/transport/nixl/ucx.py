@@ -16,7 +16,7 @@ from hosts.nixl_agent import NixlAgent
 from hosts.transport.verbs.port import SYSFS, PortError, find_port
 
 _WITHOUT_RDMA = {
-    "UCX_TLS": "tcp",
+    "UCX_TLS": "tcp,cuda_copy",  # the latter for GPU memory, where there is a GPU
     "UCX_MODULES": "^ib",  # loaded without need, its libnl crashes the process at its exit (nixl-cu12 1.5.1)
 }
 _ALWAYS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import resource
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from pyverbs.pd import PD
 from pyverbs.pyverbs_error import PyverbsRDMAError
 
 from hosts.config import TransportConfig
-from hosts.cuda.memory import DeviceMemory
+from hosts.cuda.memory import DeviceBuffer, dma_buf
 from hosts.transport.base import Bytes, Region, RemoteRegion
 from hosts.transport.verbs.port import PortError, find_port
 
@@ -54,12 +55,21 @@ class RegisteredDeviceMemory(RegisteredMemory):
     """GPU memory that the device reads and writes by way of a dma-buf (paper 5.2). No byte of it can be seen
     here: ``view`` is empty."""
 
-    def __init__(self, memory: DeviceMemory, domain: Any, access: int) -> None:
+    def __init__(self, memory: DeviceBuffer, domain: Any, access: int) -> None:
         Region.__init__(self, np.empty(0, np.uint8))
-        self._region = DmaBufMR(domain, memory.nbytes, access, memory.fd)
+        with ExitStack() as resources:
+            fd = dma_buf(memory)
+            resources.callback(os.close, fd)
+            self._region = DmaBufMR(domain, memory.nbytes, access, fd)
+            self._dma_buf = resources.pop_all()
         self.lkey = self._region.lkey
         # pyverbs names bytes of a dma-buf by their offset in it.
         self.remote = RemoteRegion(self._region.rkey, memory.nbytes, address=0)
+
+    def close(self) -> None:
+        """See `RegisteredMemory.close`."""
+        with self._dma_buf:
+            super().close()
 
 
 class Device:
@@ -105,13 +115,13 @@ class Device:
                 ) from error
             raise
 
-    def register_device_memory(self, memory: DeviceMemory) -> RegisteredDeviceMemory:
+    def register_device_memory(self, memory: DeviceBuffer) -> RegisteredDeviceMemory:
         """Let the device and peers at GPU memory; PortError if the device takes no dma-buf."""
         try:
             return RegisteredDeviceMemory(memory, self.domain, _ACCESS_REMOTE)
         except PyverbsRDMAError as error:
             raise PortError(
-                f"{self.port}: cannot register {memory.nbytes} bytes of GPU {memory.ordinal} by dma-buf: "
+                f"{self.port}: cannot register {memory.nbytes} bytes of GPU {memory.gpu.ordinal} by dma-buf: "
                 f"{error}; expected a NIC that takes dma-bufs (mlx5, Linux 5.12 or newer) near the GPU"
             ) from error
 

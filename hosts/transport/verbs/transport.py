@@ -10,7 +10,7 @@ import msgspec
 from pyverbs.pyverbs_error import PyverbsError as LibraryError
 
 from hosts.config import TransportConfig
-from hosts.cuda.memory import DeviceMemory
+from hosts.cuda.memory import DeviceBuffer
 from hosts.line import Line
 from hosts.pacing import TokenBucket
 from hosts.transport.base import (
@@ -205,7 +205,7 @@ class VerbsTransport:
         self._regions.add(region)
         return region
 
-    def register_device_memory(self, memory: DeviceMemory) -> Region:
+    def register_device_memory(self, memory: DeviceBuffer) -> Region:
         """See `RegistersDeviceMemory`."""
         try:
             region = self.device.register_device_memory(memory)

@@ -16,7 +16,7 @@ from hosts.bench.transfers import registered
 from hosts.config import TransportConfig
 from hosts.cuda.copies import Direction, Pitched, batch_missing, copy_batch, copy_each, copy_pitched
 from hosts.cuda.driver import CudaError, Gpu
-from hosts.cuda.memory import DeviceBuffer, DeviceMemory, PinnedMemory
+from hosts.cuda.memory import DeviceBuffer, PinnedMemory, dma_buf
 from hosts.cuda.streams import Stream
 from hosts.transport import TransferError, open_transport
 
@@ -38,11 +38,22 @@ def calls_of(direction: Direction) -> list[str]:
         return driver.calls
 
 
-def test_memory_for_nics_is_whole_pages_with_a_dma_buf_and_all_of_it_is_given_back() -> None:
-    with fake_cuda() as driver, closing(DeviceMemory(5000)) as memory:
-        assert memory.nbytes == 8192
-        assert driver.held == ["context", "8192 bytes"]
-        os.fstat(memory.fd)
+def reach_by_dma_buf(nbytes: int, ordinal: int = 0) -> None:
+    with closing(Gpu(ordinal)) as gpu, closing(DeviceBuffer(gpu, nbytes)) as memory:
+        os.close(dma_buf(memory))
+
+
+def test_gpu_memory_has_a_dma_buf_that_is_the_callers() -> None:
+    with fake_cuda() as driver:
+        reach_by_dma_buf(8192)
+        assert driver.calls.count("cuMemGetHandleForAddressRange") == 1
+
+
+def test_a_dma_buf_of_part_of_a_page_is_refused_before_the_driver_is_asked() -> None:
+    with fake_cuda() as driver:
+        with pytest.raises(CudaError, match="a dma-buf of 5000 bytes; expected whole pages of"):
+            reach_by_dma_buf(5000)
+        assert "cuMemGetHandleForAddressRange" not in driver.calls
 
 
 @pytest.mark.parametrize(
@@ -61,14 +72,14 @@ def test_what_the_driver_refuses_is_said_and_nothing_is_kept(name: str, code: in
     with fake_cuda(gpus=2) as driver:
         driver.refused[name] = code
         with pytest.raises(CudaError, match=said):
-            DeviceMemory(4096, ordinal=1)
+            reach_by_dma_buf(4096, ordinal=1)
 
 
 def test_a_gpu_without_dma_buf_is_an_error_that_says_what_is_needed() -> None:
     with fake_cuda() as driver:
         driver.dma_buf_supported = 0
         with pytest.raises(CudaError, match="open kernel modules"):
-            DeviceMemory(4096)
+            reach_by_dma_buf(4096)
 
 
 def test_a_gpu_that_is_not_there_is_said_with_how_many_are() -> None:
@@ -89,7 +100,7 @@ def test_a_driver_without_a_function_is_said_with_its_version() -> None:
         driver.missing.add("cuMemGetHandleForAddressRange")
         expected = r"no cuMemGetHandleForAddressRange; expected .* 11.7 or newer, found CUDA 11.2"
         with pytest.raises(CudaError, match=expected):
-            DeviceMemory(4096)
+            reach_by_dma_buf(4096)
 
 
 @pytest.mark.parametrize("direction", ["h2d", "d2h"])

@@ -7,13 +7,13 @@ import pytest
 
 from hosts.transport.base import Strided
 from hosts.transport.nixl.descriptors import CHUNK_BYTES, CHUNK_ROWS, Chunk, chunks
-from hosts.transport.plan import Side
+from hosts.transport.nixl.memory import Memory
 
-LOCAL, REMOTE, OURS, THEIRS = 1 << 40, 1 << 41, 7, (1 << 63) - 1
+LOCAL, REMOTE = Memory("VRAM", 1 << 40, 7), Memory("DRAM", 1 << 41, (1 << 63) - 1)
 
 
 def described(local: Strided, remote: Strided) -> list[Chunk]:
-    return chunks(Side(LOCAL, local), OURS, Side(REMOTE, remote), THEIRS)
+    return chunks(LOCAL, local, REMOTE, remote)
 
 
 def runs(base: int, at: Strided) -> list[tuple[int, int]]:
@@ -44,13 +44,14 @@ def joined(pieces: list[tuple[int, int]]) -> list[tuple[int, int]]:
 )
 def test_chunks_cover_both_sides_in_order_within_their_bounds(local: Strided, remote: Strided) -> None:
     found = described(local, remote)
-    for rows, base, at, device in (
-        (np.concatenate([chunk.local for chunk in found]), LOCAL, local, OURS),
-        (np.concatenate([chunk.remote for chunk in found]), REMOTE, remote, THEIRS),
+    for rows, memory, at in (
+        (np.concatenate([chunk.local for chunk in found]), LOCAL, local),
+        (np.concatenate([chunk.remote for chunk in found]), REMOTE, remote),
     ):
-        assert joined([(int(row[0]), int(row[0] + row[1])) for row in rows]) == runs(base, at)
-        assert {int(row[2]) for row in rows} == {device}
+        assert joined([(int(row[0]), int(row[0] + row[1])) for row in rows]) == runs(memory.address, at)
+        assert {int(row[2]) for row in rows} == {memory.device}
     for chunk in found:
+        assert (chunk.local_kind, chunk.remote_kind) == (LOCAL.kind, REMOTE.kind)
         assert np.array_equal(chunk.local[:, 1], chunk.remote[:, 1])
         assert chunk.nbytes == int(chunk.local[:, 1].sum()) < 2 * CHUNK_BYTES
         assert 1 <= len(chunk.local) <= CHUNK_ROWS
