@@ -204,9 +204,7 @@ def test_gpu_memory_that_was_withdrawn_is_reached_no_more_and_the_next_connectio
 @pytest.mark.skipif(not NIXL, reason=f"NIXL is not installed: {INSTALL}")
 def test_nixl_says_what_it_takes_where_ucx_sees_no_gpu() -> None:
     async def test(ends: Ends) -> None:
-        said = (
-            rf"register: NIXL_ERR_BACKEND: {NBYTES} bytes of GPU 0; expected a UCX .* UCX_TLS with cuda_copy"
-        )
+        said = f"register: NIXL_ERR_BACKEND: {NBYTES} bytes of GPU 0; expected a UCX that reaches GPUs"
         with pytest.raises(TransferError, match=said):
             await ends.connection.write(ends.on_host, RUN, ends.remote.remote, BLOCKS)
 

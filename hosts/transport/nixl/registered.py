@@ -50,6 +50,6 @@ class RegisteredRegions:
             if memory.kind == "DRAM":
                 raise
             raise NixlError(
-                f"{error}: {nbytes} bytes of GPU {memory.device}; expected a UCX that reaches GPUs: cuda_copy "
-                f"in UCX_TLS, where it is set (found '{os.environ.get('UCX_TLS', '')}')"
+                f"{error}: {nbytes} bytes of GPU {memory.device}; expected a UCX that reaches GPUs: with "
+                f"cuda_copy in UCX_TLS, where that is set (found '{os.environ.get('UCX_TLS', '')}')"
             ) from error
