@@ -4,6 +4,7 @@ evaluators know, or beside each other."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,15 +15,18 @@ from harness import interrupts
 from harness.bench.contest_table import print_contests
 from harness.bench.copies import bench_copies
 from harness.bench.copies_table import print_copies
+from harness.bench.gpu_storage import GpuStorageCase, bench_gpu_storage
+from harness.bench.gpu_storage_table import print_answers
 from harness.bench.isolation import IsolationPlan, bench_isolation
 from harness.bench.isolation_metrics import SCENARIOS, Scenario
 from harness.bench.isolation_table import print_qos, print_report
 from harness.bench.layerwise import bench_layerwise, print_layerwise
-from harness.bench.options import in_words, names, sizes
-from harness.bench.storage import bench_storage
+from harness.bench.options import at_most, in_words, names, sizes
+from harness.bench.storage import StorageCase, bench_storage
 from harness.bench.transport import Ends, bench_transport
 from harness.cluster import inside_user_namespace, probe, reexec_in_user_namespace
 from harness.console import JsonOption, out, print_json
+from harness.experiment import ExperimentError
 from hosts.bench.device_copies import Layer
 from hosts.bench.layerwise import PromptShape
 from hosts.bench.reads import Reads
@@ -107,10 +111,15 @@ def transport_command(
 
 
 @bench.command(
-    "storage", epilog="Example: `dualpath bench storage /mnt/kv --block 1M --depth 16 --cache direct`"
+    "storage",
+    epilog="Examples: `dualpath bench storage /mnt/kv --block 1M --depth 16 --cache direct` · `dualpath "
+    "bench storage /mnt/kv --memory gpu` (GPUDirect Storage beside reads into host memory and copies)",
 )
 def storage_command(
-    root: Annotated[Path, typer.Argument(help="A directory of the file system to read from.")],
+    root: Annotated[
+        Path,
+        typer.Argument(exists=True, file_okay=False, help="A directory of the file system to read from."),
+    ],
     block: Annotated[str, typer.Option(help="Block sizes, separated by commas: 64K,1M,64M.")] = "1M",
     depth: Annotated[int, typer.Option(min=1, help="Reads outstanding.")] = 16,
     size: Annotated[str, typer.Option(help="Size of the file that is written for it.")] = "1G",
@@ -124,6 +133,11 @@ def storage_command(
         str,
         typer.Option(help="What asks the kernel, in turn: io_uring, threads or nixl, separated by commas."),
     ] = "io_uring",
+    memory: Annotated[
+        Literal["host", "gpu"],
+        typer.Option(help="Where the blocks go; a GPU's: by cuFile, and by way of the host's."),
+    ] = "host",
+    gpu: Annotated[int, typer.Option(min=0, help="Which, of those that CUDA_VISIBLE_DEVICES shows.")] = 0,
     seconds: _SecondsOption = 3.0,
     rounds: _RoundsOption = 4,
     peer: _PeerOption = True,
@@ -135,20 +149,26 @@ def storage_command(
         StorageConfig(kind="posix", root=str(root), read_streams=depth, cache=cache, engine=name)
         for name in names("engine", engine, _ENGINES)
     ]
-    cases = [
-        bench_storage(configs, Reads(nbytes, depth, order == "random", seconds), file_bytes, rounds, peer)
-        for nbytes in sizes(block)
-    ]
+    each = [Reads(nbytes, depth, order == "random", seconds) for nbytes in at_most(file_bytes, sizes(block))]
+    cases: Sequence[StorageCase | GpuStorageCase]
+    if memory == "gpu":
+        if cache != "direct":
+            raise ExperimentError(
+                f"cache: found {cache}, cuFile reads past it: expected direct with --memory gpu"
+            )
+        cases = [bench_gpu_storage(gpu, configs, reads, file_bytes, rounds) for reads in each]
+    else:
+        cases = [bench_storage(configs, reads, file_bytes, rounds, peer) for reads in each]
     if json:
         print_json(cases)
         return
+    what = f"depth {depth}, cache {cache}, {memory} memory"
     print_contests(
-        (
-            (f"{order} {in_words(case.reads.block_bytes)}, depth {depth}, cache {cache}", case.contest)
-            for case in cases
-        ),
-        out,
+        ((f"{order} {in_words(case.reads.block_bytes)}, {what}", case.contest) for case in cases), out
     )
+    for case in cases:
+        if isinstance(case, GpuStorageCase):
+            print_answers(case, out)
     for asked, used in {pair for case in cases for pair in case.engines.items() if pair[0] != pair[1]}:
         out.print(f"{asked}: there is none here, read with {used}")
 

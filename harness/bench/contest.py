@@ -56,8 +56,12 @@ class Contest(msgspec.Struct, frozen=True):
 
     def ratio(self, tool: str, other: str) -> float:
         """Bandwidth of ``tool`` over that of ``other``: the median of the rounds' own ratios."""
+        return statistics.median(self.ratios(tool, other))
+
+    def ratios(self, tool: str, other: str) -> list[float]:
+        """Those of the rounds."""
         pairs = zip(self.rounds[tool], self.rounds[other], strict=True)
-        return statistics.median(mine.bytes_per_s / its.bytes_per_s for mine, its in pairs)
+        return [mine.bytes_per_s / its.bytes_per_s for mine, its in pairs]
 
 
 def contest(tools: Mapping[str, Callable[[], Result]], rounds: int) -> Contest:

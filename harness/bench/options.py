@@ -31,6 +31,17 @@ def sizes(text: str) -> list[int]:
     return sizes
 
 
+def at_most(file_bytes: int, blocks: list[int]) -> list[int]:
+    """``blocks``; ExperimentError for one that is larger than the file it is read from."""
+    for nbytes in blocks:
+        if nbytes > file_bytes:
+            most = in_words(file_bytes)
+            raise ExperimentError(
+                f"block: found {in_words(nbytes)}, expected at most the file's {most} (size)"
+            )
+    return blocks
+
+
 def in_words(nbytes: int) -> str:
     """``1MiB`` where it is so many of them, else bytes."""
     for suffix, factor in reversed(_SUFFIXES.items()):

@@ -34,7 +34,7 @@ async def closed_loop(
     cool_down_s: float = 0.0,
 ) -> Observed:
     """``operation(worker)`` again and again by ``depth`` workers, each waiting for its own, for a warm-up,
-    the ``seconds`` that count and a cool-down."""
+    the ``seconds`` that count and a cool-down. What fails first ends them all, and is raised."""
     began_at = time.monotonic()
     counts_from, counts_until = began_at + warm_up_s, began_at + warm_up_s + seconds
     ends_at = counts_until + cool_down_s
@@ -50,9 +50,12 @@ async def closed_loop(
             if counts_from <= end_at <= counts_until:
                 latencies.append(end_at - start_at)
 
-    async with asyncio.TaskGroup() as workers:
-        for worker in range(depth):
-            workers.create_task(work(worker))
+    try:
+        async with asyncio.TaskGroup() as workers:
+            for worker in range(depth):
+                workers.create_task(work(worker))
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
     p50, p99 = np.percentile(latencies, [50, 99]) if latencies else (float("nan"),) * 2
     cpu_s = cpu_clock_s() - cpu_at[0] if cpu_at else 0.0
     return Observed(seconds, len(latencies), len(latencies) * operation_bytes, float(p50), float(p99), cpu_s)

@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 
 import msgspec
@@ -27,6 +28,13 @@ class Reads(msgspec.Struct, frozen=True):
     depth: int
     random: bool
     seconds: float
+
+
+def offsets(reads: Reads, file_bytes: int) -> Iterator[int]:
+    """Where the blocks begin, in the order in which they are read, again and again."""
+    blocks = file_bytes // reads.block_bytes
+    order = np.random.default_rng(1).permutation(blocks) if reads.random else np.arange(blocks)
+    return cycle(int(block) * reads.block_bytes for block in order)
 
 
 @contextmanager
@@ -52,17 +60,12 @@ async def read_file(
     try:
         arena = BufferArena(reads.block_bytes * reads.depth, _PAGE_BYTES)
         storage.register(arena.view.data)
-        blocks = file_bytes // reads.block_bytes
-        rng = np.random.default_rng(1)
-        order = rng.permutation(blocks) if reads.random else np.arange(blocks)
-        at = 0
+        at = offsets(reads, file_bytes)
 
         async def operation(worker: int) -> None:
-            nonlocal at
-            block, at = int(order[at % blocks]), at + 1
             first = worker * reads.block_bytes
             into = arena.view[first : first + reads.block_bytes].data
-            await storage.read_into(path.name, block * reads.block_bytes, into)
+            await storage.read_into(path.name, next(at), into)
 
         observed = await closed_loop(operation, reads.depth, reads.block_bytes, reads.seconds, warm_up_s)
         return storage.engine, observed

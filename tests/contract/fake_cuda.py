@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ class FakeCuda:
         self.faults: list[str] = []
         self.corrupts = ""
         self.clock_s = 0.0
-        self.contexts: list[int] = []
+        self._contexts: defaultdict[int, list[int]] = defaultdict(list)
         self._initialized = False
         self._retained = 0
         self._device: dict[int, np.ndarray] = {}
@@ -120,6 +121,22 @@ class FakeCuda:
             *["stream"] * len(self._streams),
             *["event"] * len(self._events),
         ]
+
+    @property
+    def contexts(self) -> list[int]:
+        """Current in any thread."""
+        return [context for of_thread in self._contexts.values() for context in of_thread]
+
+    def current_here(self) -> bool:
+        """Whether a context is, in this thread."""
+        return bool(self._contexts[get_ident()])
+
+    def on_device(self, address: int, nbytes: int) -> bool:
+        """Whether all of that is memory of a GPU."""
+        return any(
+            first <= address and address + nbytes <= first + memory.nbytes
+            for first, memory in self._device.items()
+        )
 
     def __getattr__(self, name: str) -> Any:
         if name not in _ARGUMENTS or name in self.missing or name == "cuMemcpyBatchAsync":
@@ -141,7 +158,7 @@ class FakeCuda:
         if not self._initialized and name not in _BEFORE_INIT:
             return _NOT_INITIALIZED
         of_context = name not in _BEFORE_INIT and not name.startswith(("cuDevice", "cuCtxPush", "cuCtxPop"))
-        if of_context and not self.contexts:
+        if of_context and not self.current_here():
             return _INVALID_CONTEXT
         return getattr(self, f"_{name}")(*[argument or 0 for argument in arguments]) or 0
 
@@ -192,10 +209,10 @@ class FakeCuda:
 
     def _cuCtxPushCurrent_v2(self, context: int) -> None:
         assert context == _CONTEXT
-        self.contexts.append(context)
+        self._contexts[get_ident()].append(context)
 
     def _cuCtxPopCurrent_v2(self, out: int) -> None:
-        ctypes.c_void_p.from_address(out).value = self.contexts.pop()
+        ctypes.c_void_p.from_address(out).value = self._contexts[get_ident()].pop()
 
     def _cuCtxSynchronize(self) -> None:
         for stream in list(self._work):
@@ -228,13 +245,13 @@ class FakeCuda:
         ctypes.c_int.from_address(out).value = os.memfd_create("dma-buf")
 
     def _cuMemsetD8_v2(self, address: int, value: int, nbytes: int) -> int:
-        if not self._on_device(address, nbytes):
+        if not self.on_device(address, nbytes):
             return _INVALID_VALUE
         self._work[0].append(lambda: ctypes.memset(address, value, nbytes) and None)
         return 0
 
     def _cuMemcpyHtoD_v2(self, destination: int, source: int, nbytes: int) -> int:
-        if not self._on_device(destination, nbytes):
+        if not self.on_device(destination, nbytes):
             return _INVALID_VALUE
         self._do(0)
         staged = ctypes.string_at(source, nbytes)
@@ -242,7 +259,7 @@ class FakeCuda:
         return 0
 
     def _cuMemcpyDtoH_v2(self, destination: int, source: int, nbytes: int) -> int:
-        if not self._on_device(source, nbytes):
+        if not self.on_device(source, nbytes):
             return _INVALID_VALUE
         self._do(0)
         ctypes.memmove(destination, source, nbytes)
@@ -251,13 +268,13 @@ class FakeCuda:
     # Copies
 
     def _cuMemcpyHtoDAsync_v2(self, destination: int, source: int, nbytes: int, stream: int) -> int:
-        if not (self._on_device(destination, nbytes) and self._on_host(source, nbytes)):
+        if not (self.on_device(destination, nbytes) and self._on_host(source, nbytes)):
             return _INVALID_VALUE
         self._work[stream].append(partial(self._copy, [(destination, source, nbytes)], COPY_S))
         return 0
 
     def _cuMemcpyDtoHAsync_v2(self, destination: int, source: int, nbytes: int, stream: int) -> int:
-        if not (self._on_host(destination, nbytes) and self._on_device(source, nbytes)):
+        if not (self._on_host(destination, nbytes) and self.on_device(source, nbytes)):
             return _INVALID_VALUE
         self._work[stream].append(partial(self._copy, [(destination, source, nbytes)], COPY_S))
         return 0
@@ -272,7 +289,7 @@ class FakeCuda:
         rows = [
             (destination + row * f["dp"], source + row * f["sp"], f["width"]) for row in range(f["height"])
         ]
-        where = {1: self._on_host, 2: self._on_device}
+        where = {1: self._on_host, 2: self.on_device}
         for there, here, width in rows:
             if not (where[f["dt"]](there, width) and where[f["st"]](here, width)):
                 return _INVALID_VALUE
@@ -373,19 +390,13 @@ class FakeCuda:
         if any(self._work.values()):
             self.faults.append(f"{what} under a copy")
 
-    def _on_device(self, address: int, nbytes: int) -> bool:
-        return any(
-            first <= address and address + nbytes <= first + memory.nbytes
-            for first, memory in self._device.items()
-        )
-
     def _on_host(self, address: int, nbytes: int) -> bool:
         return any(
             first <= address and address + nbytes <= first + held for first, held in self._pinned.items()
         )
 
     def _known(self, address: int, nbytes: int) -> bool:
-        return self._on_device(address, nbytes) or self._on_host(address, nbytes)
+        return self.on_device(address, nbytes) or self._on_host(address, nbytes)
 
 
 @contextmanager
