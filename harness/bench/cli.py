@@ -166,9 +166,8 @@ def storage_command(
     print_contests(
         ((f"{order} {in_words(case.reads.block_bytes)}, {what}", case.contest) for case in cases), out
     )
-    for case in cases:
-        if isinstance(case, GpuStorageCase):
-            print_answers(case, out)
+    if on_gpu := [case for case in cases if isinstance(case, GpuStorageCase)]:
+        print_answers(on_gpu, out)
     for asked, used in {pair for case in cases for pair in case.engines.items() if pair[0] != pair[1]}:
         out.print(f"{asked}: there is none here, read with {used}")
 

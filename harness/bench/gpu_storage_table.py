@@ -1,6 +1,8 @@
-"""What ``dualpath bench storage --memory gpu`` prints for people beside the table, in at most 80 columns."""
+"""What ``dualpath bench storage --memory gpu`` prints for people beside the tables."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from rich.console import Console
 
@@ -10,13 +12,16 @@ from harness.bench.options import in_words
 from hosts.bench.gpu_reads import CuFileUse
 
 
-def print_answers(case: GpuStorageCase, out: Console) -> None:
+def print_answers(cases: Sequence[GpuStorageCase], out: Console) -> None:
     """Whether cuFile was faster than each way through host memory, and what it was that cuFile did."""
-    out.print(f"\n{in_words(case.reads.block_bytes)}, {case.gpu}:")
-    for tool in case.contest.rounds:
-        if tool != CUFILE:
-            out.print(f"cufile over {tool}: {in_a_sentence(case.contest, tool)}")
-    out.print(how_it_read(case.cufile))
+    out.print(f"\n{cases[0].gpu}, driver of CUDA {cases[0].cuda_driver}: is cufile faster?")
+    for case in cases:
+        for tool in case.contest.rounds:
+            if tool != CUFILE:
+                beside = f"{in_words(case.reads.block_bytes)}, beside {tool}"
+                out.print(f"{beside}: {in_a_sentence(case.contest, tool)}")
+    for sentence in dict.fromkeys(how_it_read(case.cufile) for case in cases):
+        out.print(f"\n{sentence}")
 
 
 def in_a_sentence(contest: Contest, tool: str) -> str:

@@ -48,8 +48,8 @@ class Way(NamedTuple):
 
 @contextmanager
 def opened_cufile(gpu: Gpu, path: Path) -> Iterator[tuple[CuFile, CuFileUse]]:
-    """cuFile for reads of ``path``, in its compatibility mode only where nothing else works; CuFileError if that
-    does not. ``gpu`` is current."""
+    """cuFile for reads of ``path``, in its compatibility mode only where it reads in no other; CuFileError if
+    it does not in that. ``gpu`` is current."""
     mode, reason = _try_directly(gpu, path)
     with closing(CuFile(direct_only=mode != "compatibility")) as cufile:
         yield cufile, CuFileUse(mode, reason, cufile.version, cufile.nvidia_fs)

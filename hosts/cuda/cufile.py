@@ -126,8 +126,8 @@ class CuFile:
     """The library, open in this process until `close`; the GPU is current in the calling thread.
 
     ``direct_only``: it may not go through host memory, and refuses what it cannot do otherwise. ``certain``:
-    its properties say so, too; else a read may take either way. ``nvidia_fs`` is that kernel module's version,
-    empty where it is not loaded.
+    its properties say so, too; else a read may take either way. ``nvidia_fs`` is the kernel module's version,
+    empty where that is not loaded.
     """
 
     def __init__(self, *, direct_only: bool) -> None:

@@ -1,10 +1,9 @@
-"""A libcufile whose functions are C functions as in cufile.h, beside the fake CUDA driver: reads are pread(2) of the
-real file into memory that is a GPU's there."""
+"""A libcufile whose functions are C functions as in cufile.h, beside the fake CUDA driver: reads are pread(2)
+of the real file into memory that is a GPU's there."""
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ _TYPES = {
     "O": ctypes.c_longlong,  # off_t
 }
 _STATUS = ctypes.c_ulonglong
-"""CUfileError_t, two ints, as it is returned: in one register, which ctypes lets no callback do by that name."""
+"""CUfileError_t, two ints in one register: no callback of ctypes may return it by its own name."""
 _FUNCTIONS: dict[str, tuple[Any, str]] = {
     "cuFileGetVersion": (_STATUS, "P"),
     "cuFileSetParameterBool": (_STATUS, "IB"),
@@ -46,8 +45,8 @@ _PROPERTIES_BYTES, _CONTROL_FLAGS_AT = 56, 28
 
 class FakeCuFile:
     """``nvidia_fs``: the module is loaded; ``supports``: the file system, too. ``refused`` functions return
-    that CUfileOpError. ``reads_give`` is what cuFileRead returns instead of reading, with ``errno``;
-    ``corrupts``: it changes a byte. ``obeys``: whether compatibility mode can be forbidden.
+    that CUfileOpError. ``reads_give`` is what cuFileRead returns instead of reading, with ``errno``, from read
+    number ``fails_from`` on; ``corrupts``: it changes a byte. ``obeys``: compatibility mode can be forbidden.
     """
 
     def __init__(self, cuda: FakeCuda) -> None:
@@ -56,7 +55,7 @@ class FakeCuFile:
         self.refused: dict[str, int] = {}
         self.missing: set[str] = set()
         self.reads_give: int | None = None
-        self.errno = 0
+        self.errno = self.fails_from = 0
         self.corrupts = False
         self.calls: list[str] = []
         self.read_directly: list[bool] = []
@@ -143,7 +142,7 @@ class FakeCuFile:
         return 0 if self._buffers.pop(address, None) else _NOT_REGISTERED
 
     def _cuFileRead(self, handle: int, base: int, nbytes: int, offset: int, at: int) -> int:
-        if self.reads_give is not None:
+        if self.reads_give is not None and self.calls.count("cuFileRead") > self.fails_from:
             ctypes.set_errno(self.errno)
             return self.reads_give
         if handle not in self._files:
@@ -161,8 +160,8 @@ class FakeCuFile:
 
 @contextmanager
 def fake_cufile(cuda: FakeCuda, tmp_path: Path) -> Iterator[FakeCuFile]:
-    """In the library's place; all that was taken from it has to be given back. ``tmp_path`` is where its version
-    of nvidia-fs is."""
+    """In the library's place; all that was taken from it has to be given back. nvidia-fs tells its version in
+    ``tmp_path``."""
     fake = FakeCuFile(cuda)
     version = tmp_path / "nvidia-fs-version"
     version.write_text("version: 2.20.5\n")
