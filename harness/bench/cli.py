@@ -135,7 +135,7 @@ def storage_command(
     ] = "io_uring",
     memory: Annotated[
         Literal["host", "gpu"],
-        typer.Option(help="Where the blocks go; a GPU's: by cuFile, and by way of the host's."),
+        typer.Option(help="Where the blocks go; gpu: by cuFile, and through the host's memory."),
     ] = "host",
     gpu: Annotated[int, typer.Option(min=0, help="Which, of those that CUDA_VISIBLE_DEVICES shows.")] = 0,
     seconds: _SecondsOption = 3.0,

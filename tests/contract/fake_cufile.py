@@ -44,9 +44,10 @@ _PROPERTIES_BYTES, _CONTROL_FLAGS_AT = 56, 28
 
 
 class FakeCuFile:
-    """``nvidia_fs``: the module is loaded; ``supports``: the file system, too. ``refused`` functions return
-    that CUfileOpError. ``reads_give`` is what cuFileRead returns instead of reading, with ``errno``, from read
-    number ``fails_from`` on; ``corrupts``: it changes a byte. ``obeys``: compatibility mode can be forbidden.
+    """``nvidia_fs`` is loaded, the file system ``supports`` it, and it ``obeys`` when it may not go round it.
+
+    ``refused`` functions return that CUfileOpError. ``reads_give`` is what cuFileRead gives back instead of
+    reading, with ``errno``, from read number ``fails_from`` on; one that ``corrupts`` changes a byte.
     """
 
     def __init__(self, cuda: FakeCuda) -> None:
