@@ -98,7 +98,7 @@ def _check_compute(experiment: Experiment) -> Iterator[str]:
     if compute.copy == "nic" and compute.device == "cuda" and transport == "tcp":
         yield (
             "compute.copy: found 'nic' beside transport.kind = 'tcp', which moves no GPU memory; expected "
-            "transport.kind = 'verbs', or compute.copy = 'cuda'"
+            "transport.kind = 'verbs' or 'nixl', or compute.copy = 'cuda'"
         )
     for key, found in (
         ("time_dilation", experiment.scale.time_dilation),

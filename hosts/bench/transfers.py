@@ -138,7 +138,7 @@ def registered(transport: Transport, nbytes: int, memory: MemoryKind) -> Iterato
         reason = "this transport moves no GPU memory; expected verbs, nixl, or memory on the host"
         raise TransferError(transport.address, "register", 0, 0, reason)
     page = os.sysconf("SC_PAGE_SIZE")
-    # The GPU is current in the thread of the transport: UCX, below NIXL, copies in its context.
+    # The GPU is current in the transport's thread: UCX, below NIXL, copies in its context before UCX 1.19.
     with (
         closing(Gpu()) as gpu,
         gpu.current(),

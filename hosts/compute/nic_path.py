@@ -36,7 +36,7 @@ class NicPath:
         if not isinstance(self._transport, RegistersDeviceMemory):
             raise ComputeError(
                 "compute.copy = 'nic': this transport moves no GPU memory; expected transport.kind = "
-                "'verbs', or compute.copy = 'cuda'"
+                "'verbs' or 'nixl', or compute.copy = 'cuda'"
             )
         try:
             return self._transport.register_device_memory(memory)

@@ -4,6 +4,7 @@ over NIXL also on memory of this process in a GPU's place."""
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from fake_cuda import fake_cuda
 from numpy.typing import NDArray
 from transports import NIXL, TEST_TIMEOUT_S, VERBS, config_of
 
+from hosts.bench.transfers import registered
 from hosts.config import default_classes
 from hosts.cuda.driver import CudaError, Gpu
 from hosts.cuda.memory import DeviceBuffer
@@ -31,6 +33,7 @@ from hosts.transport.nixl.ucx import open_agent
 
 FAKE_GPU = "nixl on a fake GPU"
 NBYTES = 1 << 18
+SC_PAGE = os.sysconf("SC_PAGE_SIZE")
 BLOCKS = Strided(4096, 1024, 16, 3000)
 RUN = Strided(512, 16 * 1024)
 
@@ -199,6 +202,20 @@ def test_gpu_memory_that_was_withdrawn_is_reached_no_more_and_the_next_connectio
             assert described == [Descriptors("VRAM_SEG", {1})] * 4
 
     over_ends(kind, gpu, test)
+
+
+def test_a_benchmarks_memory_is_a_gpus_whole_pages_and_offered_for_so_long(kind: str, gpu: Gpu) -> None:
+    async def run() -> None:
+        transport = await open_transport(config_of(kind.split()[0], 0))
+        try:
+            with registered(transport, 5000, "gpu") as region:
+                assert region.registered
+                assert region.remote.length == -(-5000 // SC_PAGE) * SC_PAGE
+            assert not region.registered
+        finally:
+            await transport.close()
+
+    asyncio.run(run())
 
 
 @pytest.mark.skipif(not NIXL, reason=f"NIXL is not installed: {INSTALL}")
