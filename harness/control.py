@@ -189,7 +189,7 @@ class ControlServer:
             raise _RefusedError(str(error)) from None
         finally:
             self._strangers -= 1
-        certified = _common_name(writer)
+        certified = certified_name(writer)
         if not isinstance(hello, Hello):
             raise _RefusedError(f"found {type(hello).__name__} of {certified}, expected Hello first")
         if hello.host != certified:
@@ -228,8 +228,8 @@ class _RefusedError(Exception):
     """Who connected is not let in."""
 
 
-def _common_name(writer: asyncio.StreamWriter) -> str:
-    """Of the peer's certificate, which the TLS handshake has checked."""
+def certified_name(writer: asyncio.StreamWriter) -> str:
+    """Whom the peer's certificate is for, which the TLS handshake has checked."""
     subject: tuple[tuple[tuple[str, str], ...], ...] = writer.get_extra_info("peercert")["subject"]
     return next(value for part in subject for key, value in part if key == "commonName")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from harness.cluster import ClusterError, ClusterSpec, HighClass, shaped_classes
-from harness.experiment import Experiment, ExperimentError, HardwareProfile, load_profile
+from harness.experiment import Experiment, ExperimentError, HardwareProfile, Transport, load_profile
 from harness.feasibility import bottlenecks, check_buffers, check_hbm
 from harness.scale_model import ScaleModel, scale
 from harness.scheduling import Limits
@@ -143,7 +143,9 @@ class Preparation:
                 engine=storage.engine,
                 pace_bytes_per_s=host.storage.pace_bytes_per_s,
             ),
-            rails=tuple(self._rail(site, host, rail) for rail in host.rails),
+            rails=tuple(
+                RailConfig(transport_config(transport, site, host, rail), rail.nic) for rail in host.rails
+            ),
             buffer_pages="base" if storage_host else transport.buffer_pages,
             nics=tuple(NicConfig(nic.name, nic.network, shaped_classes(nic)) for nic in host.nics),
             engine=scale.engines["decode" if host.role == "decode" else "prefill"],
@@ -155,20 +157,6 @@ class Preparation:
             turn_timeout_s=measurement.deadline_s,
             claim=site.claim,
         )
-
-    def _rail(self, site: Site, host: SiteHost, rail: SiteRail) -> RailConfig:
-        """The transport through one of a host's compute NICs."""
-        transport = self.experiment.transport
-        config = TransportConfig(
-            kind="tcp" if host.role == "storage" else transport.kind,
-            bind_address=rail.address,
-            key=site.transport_key,
-            timeout_s=transport.timeout_s,
-            pace_bytes_per_s=host.compute_pace_bytes_per_s / len(host.rails),
-            classes=transport.classes,
-            verbs=_verbs(transport.verbs, rail),
-        )
-        return RailConfig(config, rail.nic)
 
     def _compute(self, host: SiteHost) -> ComputeConfig:
         """What computes on ``host``; a storage host needs nothing for it."""
@@ -231,6 +219,20 @@ def prepare(experiment: Experiment) -> Preparation:
         hit_rate=window_hit_rate(windows),
         read_bytes=expected_read_bytes(windows, scaled.geometry.full_block_bytes),
         warnings=tuple(bottlenecks(experiment, profile)),
+    )
+
+
+def transport_config(transport: Transport, site: Site, host: SiteHost, rail: SiteRail) -> TransportConfig:
+    """An experiment's transport through one of a host's compute NICs. Storage hosts serve no turns: theirs
+    needs no RDMA."""
+    return TransportConfig(
+        kind="tcp" if host.role == "storage" else transport.kind,
+        bind_address=rail.address,
+        key=site.transport_key,
+        timeout_s=transport.timeout_s,
+        pace_bytes_per_s=host.compute_pace_bytes_per_s / len(host.rails),
+        classes=transport.classes,
+        verbs=_verbs(transport.verbs, rail),
     )
 
 

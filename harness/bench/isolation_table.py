@@ -13,6 +13,8 @@ from harness.bench.isolation_metrics import BurstTimes, Scenario
 from hosts.qos import PortQos
 
 _COLUMNS = 80
+_FAST_BYTES_PER_S = 1e9
+"""Links from which on rates are given in larger units."""
 _TITLES: dict[Scenario, str] = {
     "collectives": "alone",
     "kv": "KV alone",
@@ -25,12 +27,19 @@ def print_report(report: IsolationReport, out: Console) -> None:
     """Scenarios first, then the bursts of each collective."""
     plan = report.plan
     link = report.compute_nic_bytes_per_s
+    real = link >= _FAST_BYTES_PER_S
+    nic = f"{link * 8 / 1e9:.0f} Gbit/s" if real else f"{link * 8 / 1e6:.1f} Mbit/s"
+    rate, factor = ("GB/s", 1e-9) if real else ("MB/s", 1e-6)
+    by = plan.transport.kind if plan.collectives == "transport" else plan.collectives
     out.print(
+        f"{report.place}\n"
         f"{plan.hosts} hosts, {plan.model}, {plan.batch_tokens} tokens an engine\n"
-        f"compute NICs of {link * 8 / 1e6:.1f} Mbit/s (real / {report.scale['rate_divisor']:.0f}), "
+        f"collectives by {by}, KV by {plan.transport.kind}\n"
+        f"compute NICs of {nic} (real / {report.scale['rate_divisor']:.0f}), "
         f"{plan.rounds} rounds of {plan.seconds:g} s\n"
     )
-    table = Table("scenario", *(f"{name}\n{unit}" for name, unit in _SCENARIO_COLUMNS), box=None)
+    columns = (f"{name}\n{unit.replace('RATE', rate)}" for name, unit in _SCENARIO_COLUMNS)
+    table = Table("scenario", *columns, box=None)
     for result in report.results:
         everything = _of(result.bursts, "all")
         leakage = result.isolation_leakage
@@ -38,8 +47,8 @@ def print_report(report: IsolationReport, out: Console) -> None:
             _TITLES[result.scenario],
             _shown(everything.slow_down_p50 if everything else None, "{:.2f}x"),
             _shown(everything.slow_down_p99 if everything else None, "{:.2f}x"),
-            _shown(result.collectives_bytes_per_s, "{:.2f}", 1e-6),
-            _shown(result.kv_bytes_per_s, "{:.2f}", 1e-6),
+            _shown(result.collectives_bytes_per_s, "{:.2f}", factor),
+            _shown(result.kv_bytes_per_s, "{:.2f}", factor),
             _shown(result.kv_of_remaining, "{:.1%}"),
             _shown(leakage["collectives"], "{:.2f}"),
             _shown(leakage["kv"], "{:.2f}"),
@@ -50,9 +59,9 @@ def print_report(report: IsolationReport, out: Console) -> None:
     out.print()
     _print_bursts(report, out)
     out.print(
-        "slow-down: bursts' times over the same percentile alone; MB/s: payload of all\n"
+        f"slow-down: bursts' times over the same percentile alone; {rate}: payload of all\n"
         "hosts; of rest: KV over KV alone less the collectives; leak: isolation_leakage;\n"
-        "Jain: fairness of the two classes; CPU: busy share of the machine"
+        "Jain: fairness of the two classes; CPU: busy share, of the busiest host"
     )
     for warning in report.warnings:
         out.print(textwrap.fill(f"warning: {warning}", _COLUMNS))
@@ -61,8 +70,8 @@ def print_report(report: IsolationReport, out: Console) -> None:
 _SCENARIO_COLUMNS = (
     ("slow-", "p50"),
     ("down", "p99"),
-    ("coll.", "MB/s"),
-    ("KV", "MB/s"),
+    ("coll.", "RATE"),
+    ("KV", "RATE"),
     ("KV of", "rest"),
     ("leak", "coll."),
     ("leak", "KV"),
@@ -91,8 +100,8 @@ def _print_bursts(report: IsolationReport, out: Console) -> None:
             burst.collective,
             str(burst.bytes_to_peer),
             str(alone.bursts) if alone else "",
-            _shown(alone.p50 if alone else None, "{:.1f}", 1e3),
-            _shown(alone.p99 if alone else None, "{:.1f}", 1e3),
+            _shown(alone.p50 if alone else None, "{:.4g}", 1e3),
+            _shown(alone.p99 if alone else None, "{:.4g}", 1e3),
             *cells,
         )
     out.print(table)

@@ -1,61 +1,70 @@
 """The traffic processes of an isolation benchmark, from the control node: started, introduced to each other,
 told a phase at a time.
 
-    async with traffic(cluster, loads, transports) as processes:
+    async with traffic(site, configs, logs) as processes:
         observed = await processes.run({"collectives": "high", "kv": "low"}, warm_up_s=1.0, seconds=4.0)
 
-They dial the control node over the management network, so nothing of this is on the links that are measured.
+They dial the control node over the management network, with their host's certificate of this benchmark, so
+nothing of this is on the links that are measured.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
-import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import msgspec
-import psutil
 
-from harness.cluster import Cluster
-from harness.deployment import Deployment, first_error
+from harness.authority import RunAuthority
+from harness.control import certified_name
+from harness.deployment import START_TIMEOUT_S, Deployment, all_of, first_error
 from harness.host_error import HostError
-from harness.launchers.local import LocalProcess
+from harness.sites.base import Site, SiteHost
 from hosts.bench.phases import (
     LINE_BYTES,
-    BurstCycle,
     CollectivesObserved,
+    Done,
     Failed,
     FromHost,
     KvObserved,
-    KvTransfers,
     Lines,
     Load,
     Offer,
     Peers,
     Phase,
-    PhaseClock,
     TrafficConfig,
-    until,
 )
-from hosts.config import TrafficClass, TransportConfig
+from hosts.config import TrafficClass
+from hosts.credentials import Credentials
+from hosts.leftovers import RUN_ID_VARIABLE
 
-_ATTACH_TIMEOUT_S = 30.0
 _LEAD_S = 0.3
 """From telling a phase to its begin: the processes connect meanwhile."""
 _ANSWER_TIMEOUT_S = 30.0
+_FAREWELL_S = 3.0
 _T = TypeVar("_T")
+
+ConfigsOf = Callable[[SiteHost, Credentials], Sequence[TrafficConfig]]
+"""The processes of a host, which all have these credentials."""
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """One phase, by host; ``cpu_busy`` is the share of the control node's machine, all cores, that was not
-    idle while it counted: in an emulated cluster, of all there is."""
+    """One phase, by host; ``cpu_busy`` is the share of the busiest host's cores, all of them, that was not
+    idle while it counted. The hosts of an emulated cluster share one machine's."""
 
     collectives: dict[str, CollectivesObserved]
     kv: dict[str, KvObserved]
     cpu_busy: float
+
+
+class _Attached(NamedTuple):
+    """A stream, and the host that its certificate is for."""
+
+    host: str
+    lines: Lines[FromHost]
 
 
 class TrafficProcesses:
@@ -64,7 +73,7 @@ class TrafficProcesses:
     def __init__(self) -> None:
         self._watch = Deployment()
         self._streams: list[Lines[FromHost]] = []
-        self._attached: asyncio.Queue[Lines[FromHost]] = asyncio.Queue()
+        self._attached: asyncio.Queue[_Attached] = asyncio.Queue()
         self._lines: dict[tuple[str, Load], Lines[FromHost]] = {}
 
     async def run(
@@ -75,9 +84,8 @@ class TrafficProcesses:
         cool_down_s: float,
     ) -> Observation:
         """Loads in their classes, all at the same time; HostError names who failed."""
-        begin_at = time.time() + _LEAD_S
         phases: dict[Load, Phase] = {
-            load: Phase(traffic_class, begin_at, warm_up_s, seconds, cool_down_s)
+            load: Phase(traffic_class, _LEAD_S, warm_up_s, seconds, cool_down_s)
             for load, traffic_class in classes.items()
         }
         return await self._watch.guard(self._run(phases))
@@ -88,16 +96,13 @@ class TrafficProcesses:
             await self._lines[key].send(phases[key[1]])
         phase = next(iter(phases.values()))
         timeout_s = _LEAD_S + phase.duration_s + _ANSWER_TIMEOUT_S
-        busy = asyncio.create_task(_cpu_busy(PhaseClock(phase)))
-        try:
-            answers = await _all({key: self._answer(key, timeout_s) for key in at_work})
-            cpu_busy = await busy
-        finally:
-            busy.cancel()
+        answers = await _all({key: self._answer(key, timeout_s) for key in at_work})
+        done = {key: answer for key, answer in answers.items() if isinstance(answer, Done)}
+        observed = {key: answer.observed for key, answer in done.items()}
         return Observation(
-            {host: a for (host, _), a in answers.items() if isinstance(a, CollectivesObserved)},
-            {host: a for (host, _), a in answers.items() if isinstance(a, KvObserved)},
-            cpu_busy,
+            {host: o for (host, _), o in observed.items() if isinstance(o, CollectivesObserved)},
+            {host: o for (host, _), o in observed.items() if isinstance(o, KvObserved)},
+            max(answer.cpu_busy for answer in done.values()),
         )
 
     async def _answer(self, key: tuple[str, Load], timeout_s: float) -> FromHost:
@@ -114,30 +119,41 @@ class TrafficProcesses:
     async def _introduce(self, processes: int) -> None:
         """Wait until all have dialled in, and tell those of each load of each other."""
         try:
-            async with asyncio.timeout(_ATTACH_TIMEOUT_S):
+            async with asyncio.timeout(START_TIMEOUT_S):
                 offers = [await self._offer() for _ in range(processes)]
         except TimeoutError:
             missing = f"{processes - len(self._lines)} of {processes} traffic processes"
-            raise HostError("control", f"{missing} did not attach in {_ATTACH_TIMEOUT_S:g} s") from None
+            raise HostError("control", f"{missing} did not attach in {START_TIMEOUT_S:g} s") from None
         offers.sort(key=lambda offer: offer.host)
         for (_, load), lines in self._lines.items():
             await lines.send(Peers([offer for offer in offers if offer.load == load]))
-        await _all({key: self._answer(key, _ATTACH_TIMEOUT_S) for key in self._lines})
+        await _all({key: self._answer(key, START_TIMEOUT_S) for key in self._lines})
 
     async def _offer(self) -> Offer:
         """The next process's. One that ends before it has made any is watched for elsewhere."""
         while True:
-            lines = await self._attached.get()
+            host, lines = await self._attached.get()
             message = await lines.receive()
             if message is not None:
                 offer = _checked(message)
-                assert isinstance(offer, Offer), "what a process says first"
+                if not isinstance(offer, Offer) or offer.host != host:
+                    raise HostError(host, f"found {offer} as its first word, expected its own offer")
                 self._lines[offer.host, offer.load] = lines
                 return offer
 
     def _attach(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._streams.append(Lines(reader, writer, FromHost))  # type: ignore[arg-type]
-        self._attached.put_nowait(self._streams[-1])
+        self._attached.put_nowait(_Attached(certified_name(writer), self._streams[-1]))
+
+    async def _start(self, site: Site, host: SiteHost, config: TrafficConfig, logs: Path) -> None:
+        process = await site.launcher.start(
+            host.name,
+            host.argv("hosts.bench.traffic"),
+            stdin=msgspec.json.encode(config),
+            log=_log_of(logs, host.name, config.load),
+            environment={RUN_ID_VARIABLE: site.run_id},
+        )
+        self._watch.watch(host.name, f"{config.load} traffic", process)
 
     async def _close(self) -> None:
         for lines in self._streams:
@@ -145,32 +161,44 @@ class TrafficProcesses:
 
 
 @asynccontextmanager
-async def traffic(
-    cluster: Cluster,
-    loads: Mapping[Load, BurstCycle | KvTransfers],
-    transports: Mapping[str, TransportConfig],
-) -> AsyncIterator[TrafficProcesses]:
-    """A process for each load on each host of ``transports``; the control node's namespace has been entered.
+async def traffic(site: Site, configs_of: ConfigsOf, logs: Path) -> AsyncIterator[TrafficProcesses]:
+    """The processes on each host of a site, ready; their logs are in ``logs``.
 
-    They end when their stream does, or at the latest with the cluster.
+    They end when their stream does, or at the latest with the site.
     """
     processes = TrafficProcesses()
-    server = await asyncio.start_server(processes._attach, cluster.control_address, 0, limit=LINE_BYTES)
+    authority = RunAuthority(site.run_id)
+    server = await asyncio.start_server(
+        processes._attach,
+        site.control_address,
+        0,
+        limit=LINE_BYTES,
+        ssl=authority.server_context(),
+        ssl_shutdown_timeout=_FAREWELL_S,
+    )
     try:
-        control = f"{cluster.control_address}:{server.sockets[0].getsockname()[1]}"
-        for host, transport in transports.items():
-            for load, what in loads.items():
-                config = TrafficConfig(host, len(transports), control, transport, what)
-                argv = [sys.executable, "-m", "hosts.bench.traffic", msgspec.json.encode(config).decode()]
-                log = cluster.scratch / f"{host}-{load}.log"
-                started = LocalProcess(cluster.spawn(host, argv, log))
-                processes._watch.watch(host, f"{load} traffic", started)
-        await processes._watch.guard(processes._introduce(len(transports) * len(loads)))
+        control = f"{site.control_address}:{server.sockets[0].getsockname()[1]}"
+        configs = {host: configs_of(host, authority.credentials(host.name, control)) for host in site.hosts}
+        await all_of(processes._start(site, host, c, logs) for host, all_ in configs.items() for c in all_)
+        await processes._watch.guard(processes._introduce(sum(map(len, configs.values()))))
         yield processes
+    except HostError as error:
+        raise HostError(error.host, error.reason + _last_words(logs, error.host)) from error
     finally:
         server.close()
         await processes._close()
         await server.wait_closed()
+
+
+def _log_of(logs: Path, host: str, load: Load) -> Path:
+    return logs / f"{host}-{load}.log"
+
+
+def _last_words(logs: Path, host: str) -> str:
+    """Of a host's processes, for an error: their logs are gone with the benchmark."""
+    written = [_log_of(logs, host, load) for load in get_args(Load)]
+    said = [log.read_text(errors="replace").strip() for log in written if log.exists()]
+    return "".join(f"; it said last: {text.splitlines()[-1]}" for text in said if text)
 
 
 def _checked(message: FromHost) -> FromHost:
@@ -187,14 +215,3 @@ async def _all(work: Mapping[Any, Coroutine[Any, Any, _T]]) -> dict[Any, _T]:
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None
     return {key: task.result() for key, task in tasks.items()}
-
-
-async def _cpu_busy(clock: PhaseClock) -> float:
-    await until(clock.counts_from)
-    before = psutil.cpu_times()
-    await until(clock.counts_until)
-    spent = [now - then for now, then in zip(psutil.cpu_times(), before, strict=True)]
-    times = dict(zip(before._fields, spent, strict=True))
-    # guest time is part of user time already (proc(5)).
-    total = sum(spent) - times.get("guest", 0.0) - times.get("guest_nice", 0.0)
-    return 1 - (times["idle"] + times.get("iowait", 0.0)) / total

@@ -48,7 +48,7 @@ class EmulatedGround:
         with open_cluster(spec, mode, cache=cache) as cluster:
             cluster.enter_control_namespace()
             try:
-                yield lambda: _site(cluster)
+                yield lambda: emulated_site(cluster)
             finally:
                 if cluster.storage_log.exists() and (said := cluster.storage_log.read_bytes()):
                     run.store.log_file("storage", "server")
@@ -56,7 +56,8 @@ class EmulatedGround:
 
 
 @asynccontextmanager
-async def _site(cluster: Cluster) -> AsyncIterator[Site]:
+async def emulated_site(cluster: Cluster) -> AsyncIterator[Site]:
+    """A cluster that is up; what was started on its hosts ends with the site."""
     launcher = LocalLauncher(cluster)
     try:
         yield Site(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +17,8 @@ from harness.experiment import Experiment, to_toml
 from harness.host_error import HostError
 from harness.inventory import ComputeNic, Inventory, InventoryHost
 from harness.inventory.choosing import chosen_hosts, on_hosts
-from harness.launchers import open_launcher
-from harness.preflight import HostFacts, Preflight, examine, needs_of
+from harness.launchers import Launcher, open_launcher
+from harness.preflight import HostFacts, Needs, Preflight, examine, needs_of
 from harness.run import Run
 from harness.sites.base import Site, SiteHost, SiteRail, StorageAccess
 from harness.sites.ground import OpenSite
@@ -71,51 +71,79 @@ class RackGround:
                 run.store.metadata["warnings"].append(claim.left)
 
 
+@dataclass(frozen=True, slots=True)
+class ReadyHosts:
+    """Hosts that anything of ours can be started on; what was found there that may matter."""
+
+    hosts: tuple[SiteHost, ...]
+    installed: Mapping[str, Installed]
+    control_address: str
+    warnings: list[str]
+
+
+async def ready_hosts(
+    launcher: Launcher, inventory: Inventory, needs: Needs, run_id: str, progress: Callable[[str], None]
+) -> ReadyHosts:
+    """The hosts of an inventory, ready for a run; raises HostError:
+
+    1. reach them all
+    2. look at them all, and refuse what nothing measured there can be valid on
+    3. bring them what an agent needs
+    """
+    found = await examine(launcher, inventory, needs)
+    warnings = _heeded(found)
+    installed = await deploy_bundle(launcher, inventory, progress=progress)
+    first = inventory.hosts[0]
+    peer = first.address or found.facts[first.name].network.management.address
+    return ReadyHosts(
+        hosts=tuple(
+            _host(inventory, host, found.facts[host.name], installed[host.name], run_id)
+            for host in inventory.hosts
+        ),
+        installed=installed,
+        control_address=inventory.control_address or _address_towards(peer),
+        warnings=warnings,
+    )
+
+
 @asynccontextmanager
 async def _site(
     inventory: Inventory, calibration: Calibration | None, claim: RunClaim, run: Run
 ) -> AsyncIterator[Site]:
-    """The hosts, ready:
-
-    1. reach them all
-    2. look at them all, and refuse what no run can be valid on
-    3. bring them what an agent needs
-    4. make the run's place in the KV store; remove it at the end
-    """
+    """The hosts, ready, and the run's place in the KV store; that is removed at the end."""
     async with open_launcher(inventory) as launcher:
         async with run.phase("deploy", f"checking {len(inventory.hosts)} hosts"):
-            found = await examine(launcher, inventory, needs_of(run.preparation))
-            _heed(found, run)
-            installed = await deploy_bundle(launcher, inventory, progress=run.progress.phase)
-        async with RackStorage(launcher, inventory, installed, claim).made():
-            first = inventory.hosts[0]
-            peer = first.address or found.facts[first.name].network.management.address
-            control = inventory.control_address or _address_towards(peer)
+            needs = needs_of(run.preparation)
+            ready = await ready_hosts(launcher, inventory, needs, claim.run_id, run.progress.phase)
+            run.store.metadata["warnings"] = [*run.preparation.warnings, *ready.warnings]
+        async with RackStorage(launcher, inventory, ready.installed, claim).made():
             yield Site(
                 run_id=claim.run_id,
-                hosts=tuple(
-                    _host(inventory, host, found.facts[host.name], installed[host.name], claim.run_id)
-                    for host in inventory.hosts
-                ),
-                control_address=control,
+                hosts=ready.hosts,
+                control_address=ready.control_address,
                 launcher=launcher,
                 calibration=calibration,
-                claim=Claim(claim.run_id, getpass.getuser(), now(), socket.gethostname()),
+                claim=host_claim(claim.run_id),
             )
 
 
-def _heed(found: Preflight, run: Run) -> None:
-    """Keep warnings beside the results; raise HostError for the first error, with how many there are."""
+def host_claim(run_id: str) -> Claim:
+    """What hosts say while they belong to a run of this control node."""
+    return Claim(run_id, getpass.getuser(), now(), socket.gethostname())
+
+
+def _heeded(found: Preflight) -> list[str]:
+    """Warnings, to be kept beside results; raises HostError for the first error, with how many there are."""
     errors = [finding for finding in found.findings if finding.severity == "error"]
     if errors:
         first = errors[0]
         fix = f"; fix: {first.fix}" if first.fix else ""
         more = f"; and {len(errors) - 1} more, see 'dualpath check'" if len(errors) > 1 else ""
         raise HostError(first.host or "control", f"{first.check}: {first.evidence}{fix}{more}")
-    warnings = [finding for finding in found.findings if finding.severity == "warning"]
-    run.store.metadata["warnings"] = [
-        *run.preparation.warnings,
-        *(f"check, {f'host {w.host}, ' if w.host else ''}{w.check}: {w.evidence}" for w in warnings),
+    return [
+        f"check, {f'host {finding.host}, ' if finding.host else ''}{finding.check}: {finding.evidence}"
+        for finding in found.findings
+        if finding.severity == "warning"
     ]
 
 

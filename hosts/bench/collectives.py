@@ -8,24 +8,17 @@ between only the time is kept.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
-from hosts.bench.phases import (
-    BurstCycle,
-    BurstTime,
-    CollectivesObserved,
-    Offer,
-    Phase,
-    PhaseClock,
-    until,
-)
+from hosts.bench.burst_grid import Exchanged, run_bursts
+from hosts.bench.phases import Burst, BurstCycle, CollectivesObserved, Offer, Phase
 from hosts.buffers import BufferArena
-from hosts.transport import Connection, Region, Strided, Transport
+from hosts.transport import Connection, Strided, Transport
 
 _PAGE_BYTES = 4096
 
@@ -47,59 +40,42 @@ class _Arrivals:
 
 
 class Collectives:
-    """This host's end of the bursts.
-
-    Bursts are numbered through all phases. Who finds the phase over marks its part of the burst it starts as
-    the last; since every host needs every part, all learn it from the same burst and stop after it.
-    """
+    """This host's end of the bursts, over our own transport. See `Traffic`. Bursts are numbered through all
+    phases."""
 
     def __init__(self, transport: Transport, host: str, cycle: BurstCycle) -> None:
-        self._transport, self._host, self._bursts = transport, host, cycle.bursts
+        self._transport, self._host, self._cycle = transport, host, cycle
         self._number = 0
         self._arrived: defaultdict[int, _Arrivals] = defaultdict(_Arrivals)
         self._peers: list[Offer] = []
         transport.on_notification(self._on_arrival)
 
-    def offer(self, hosts: int) -> Region:
+    async def offer(self, hosts: int) -> Offer:
         """Room for a part from each host."""
-        self._part_bytes = max(burst.bytes_to_peer for burst in self._bursts)
+        self._part_bytes = max(burst.bytes_to_peer for burst in self._cycle.bursts)
         self._region = self._transport.register(BufferArena(self._part_bytes * hosts, _PAGE_BYTES).view)
-        return self._region
+        return Offer(self._host, "collectives", self._transport.address, self._region.remote)
 
-    def meet(self, offers: Sequence[Offer]) -> None:
+    async def meet(self, offers: Sequence[Offer]) -> None:
         """Know the peers. What host i sends lies in part i of everyone's region."""
         self._own_part = next(i for i, offer in enumerate(offers) if offer.host == self._host)
         # Everyone begins with another peer, as collective libraries do: no link is everyone's first.
         self._peers = [*offers[self._own_part + 1 :], *offers[: self._own_part]]
 
     async def run(self, phase: Phase) -> CollectivesObserved:
-        """Bursts on the grid of their periods; one that is late starts when the one before is complete."""
-        clock = PhaseClock(phase)
+        """See `run_bursts`."""
         connections = [
             await self._transport.connect(peer.address, phase.traffic_class) for peer in self._peers
         ]
-        observed: list[BurstTime] = []
-        nbytes = 0
-        due_at = clock.begins_at
-        for position in itertools.cycle(range(len(self._bursts))):
-            burst = self._bursts[position]
-            await until(due_at)
-            due_at += burst.period_s
-            began_at = time.monotonic()
-            arrivals = await self._exchange(burst.bytes_to_peer, connections, began_at >= clock.ends_at)
-            nbytes += burst.bytes_to_peer * sum(map(clock.counts, arrivals.at))
-            if clock.counts(began_at):
-                observed.append(BurstTime(position, max(arrivals.at) - began_at))
-            if arrivals.last:
-                break
-        return CollectivesObserved(observed, nbytes, phase.seconds)
+        return await run_bursts(phase, self._cycle, partial(self._exchange, connections))
 
-    async def _exchange(self, nbytes: int, connections: Sequence[Connection], last: bool) -> _Arrivals:
-        """One burst: until all parts are here and this host's are at their peers."""
+    async def _exchange(self, connections: Sequence[Connection], burst: Burst, last: bool) -> Exchanged:
+        """Until all parts are here and this host's are at their peers."""
+        began_at = time.monotonic()
         number, self._number = self._number, self._number + 1
         arrivals = self._arrived[number]
         arrivals.last |= last
-        part = Strided(self._own_part * self._part_bytes, nbytes)
+        part = Strided(self._own_part * self._part_bytes, burst.bytes_to_peer)
         notify = msgspec.msgpack.encode(_Arrival(number, last))
         async with asyncio.TaskGroup() as sends:
             for peer, connection in zip(self._peers, connections, strict=True):
@@ -107,7 +83,8 @@ class Collectives:
             while len(arrivals.at) < len(connections):
                 arrivals.changed.clear()
                 await arrivals.changed.wait()
-        return self._arrived.pop(number)
+        del self._arrived[number]
+        return Exchanged(max(arrivals.at) - began_at, arrivals.at, arrivals.last)
 
     def _on_arrival(self, payload: bytes) -> None:
         arrival = msgspec.msgpack.decode(payload, type=_Arrival)

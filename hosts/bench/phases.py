@@ -1,21 +1,25 @@
 """What the control node and the traffic processes of an isolation benchmark tell each other.
 
-One JSON document a line over one stream, which the process opens: it sends an `Offer`, gets `Peers`, says
-`Ready`, and then answers each `Phase` with what it observed, or with `Failed`. The stream's end is its own.
+One JSON document a line over one TLS stream (`hosts.credentials`), which the process opens: it sends an
+`Offer`, gets `Peers`, says `Ready`, and then answers each `Phase` with `Done`, or with `Failed`. The stream's
+end is its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
 from hosts.bench.load import Observed
+from hosts.claim import Claim
 from hosts.compute.timed import sleep_until
 from hosts.config import Geometry, TrafficClass, TransportConfig
+from hosts.credentials import Credentials
 from hosts.transport import RemoteRegion
 
 LINE_BYTES = 4 * 1024 * 1024
@@ -50,17 +54,33 @@ class KvTransfers(msgspec.Struct, frozen=True, tag="kv"):
 
 
 Load = Literal["collectives", "kv"]
+CollectiveLibrary = Literal["gloo", "nccl"]
+
+
+class TorchGroup(msgspec.Struct, frozen=True):
+    """Collectives of torch.distributed: by NCCL on ``gpu`` (index, UUID or PCI address; '': the host's
+    first), or by Gloo on the CPU. ``python`` as in `ComputeConfig`."""
+
+    library: CollectiveLibrary
+    gpu: str = ""
+    python: str = ""
 
 
 class TrafficConfig(msgspec.Struct, frozen=True):
-    """A traffic process: the host it is on, one of ``hosts``, the control node's ``host:port``, and what it
-    sends."""
+    """A traffic process: who it is and where the control node listens, of how many ``hosts`` its host is one,
+    and what it sends.
 
-    host: str
+    Bursts go by ``group`` or, without one, through the transport, whose address and classes both keep to.
+    With a ``claim`` the process holds its host for the run. ``first``: it goes before all ordinary processes.
+    """
+
+    credentials: Credentials
     hosts: int
-    control: str
     transport: TransportConfig
     traffic: BurstCycle | KvTransfers
+    group: TorchGroup | None = None
+    claim: Claim | None = None
+    first: bool = False
 
     @property
     def load(self) -> Load:
@@ -69,12 +89,12 @@ class TrafficConfig(msgspec.Struct, frozen=True):
 
 
 class Offer(msgspec.Struct, frozen=True, tag="offer"):
-    """Where a process with this kind of load is reached and what it offers."""
+    """Where a process with this kind of load is reached and what it offers, if that is a region."""
 
     host: str
     load: Load
     address: str
-    region: RemoteRegion
+    region: RemoteRegion = RemoteRegion(0, 0)
 
 
 class Peers(msgspec.Struct, frozen=True, tag="peers"):
@@ -88,14 +108,14 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Phase(msgspec.Struct, frozen=True, tag="phase"):
-    """Load the network in ``traffic_class`` from ``begin_at_unix_s`` on: a warm-up, ``seconds`` that count,
-    and a cool-down, so that what begins in time is completed under the same load.
+    """Load the network in ``traffic_class``, beginning ``begin_in_s`` after this is heard: a warm-up,
+    ``seconds`` that count, and a cool-down, so that what begins in time is completed under the same load.
 
-    The moment is one of the wall clock: the hosts of an emulated cluster share it, others synchronize it.
+    Hosts hear it at about the same time; nobody's clock is compared with another's.
     """
 
     traffic_class: TrafficClass
-    begin_at_unix_s: float
+    begin_in_s: float
     warm_up_s: float
     seconds: float
     cool_down_s: float
@@ -128,6 +148,14 @@ class KvObserved(msgspec.Struct, frozen=True, tag="kv_observed"):
     transfers: Observed
 
 
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """The phase is over. ``cpu_busy`` is the share of this machine's cores, all of them, that was not idle
+    while it counted."""
+
+    observed: CollectivesObserved | KvObserved
+    cpu_busy: float
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """The process gave up: which, and why."""
 
@@ -137,7 +165,23 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 FromControl = Peers | Phase
-FromHost = Offer | Ready | CollectivesObserved | KvObserved | Failed
+FromHost = Offer | Ready | Done | Failed
+
+
+class Traffic(Protocol):
+    """What loads the network of a host."""
+
+    async def offer(self, hosts: int) -> Offer:
+        """Get ready to be one of so many."""
+        ...
+
+    async def meet(self, offers: Sequence[Offer]) -> None:
+        """Know the others; ``offers`` as in `Peers`."""
+        ...
+
+    async def run(self, phase: Phase) -> CollectivesObserved | KvObserved:
+        """Load the network for a phase."""
+        ...
 
 
 class Lines(Generic[_Received]):
@@ -167,10 +211,10 @@ class Lines(Generic[_Received]):
 
 
 class PhaseClock:
-    """A phase on this host's monotonic clock, in seconds."""
+    """A phase on this host's monotonic clock, in seconds, that is heard now."""
 
     def __init__(self, phase: Phase) -> None:
-        self.begins_at = time.monotonic() + phase.begin_at_unix_s - time.time()
+        self.begins_at = time.monotonic() + phase.begin_in_s
         self.counts_from = self.begins_at + phase.warm_up_s
         self.counts_until = self.counts_from + phase.seconds
         self.ends_at = self.counts_until + phase.cool_down_s

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
-
 import pytest
 from msgspec.structs import replace
 
@@ -15,7 +12,6 @@ from harness.inventory import ComputeNic, Inventory, InventoryHost, SshLauncher,
 from harness.preflight import Finding, HostFacts, Preflight
 from harness.preflight.facts import Address, Interface, Management, Network
 from harness.preflight.facts import Python as HostsPython
-from harness.run import Run
 from harness.sites import rack
 from harness.sites.base import SiteRail
 from harness.sites.rack import RackGround
@@ -116,15 +112,6 @@ def test_the_address_towards_a_host_is_the_one_that_packets_carry() -> None:
         rack._address_towards("host.invalid")
 
 
-def under_way() -> Run:
-    return cast(
-        Run,
-        SimpleNamespace(
-            preparation=SimpleNamespace(warnings=["known before"]), store=SimpleNamespace(metadata={})
-        ),
-    )
-
-
 def test_the_first_error_is_raised_and_the_others_are_counted() -> None:
     worst = [
         Finding("warning", "p0", "load", "busy"),
@@ -132,19 +119,16 @@ def test_the_first_error_is_raised_and_the_others_are_counted() -> None:
         Finding("error", "d1", "lock", "run 1 measures here", "wait"),
     ]
     with pytest.raises(HostError) as caught:
-        rack._heed(Preflight({}, worst), under_way())
+        rack._heeded(Preflight({}, worst))
     assert str(caught.value) == (
         "host d0: lock: run 1 measures here; fix: wait; and 1 more, see 'dualpath check'"
     )
 
 
 def test_warnings_are_kept_beside_the_results() -> None:
-    run = under_way()
     found = [
         Finding("warning", "p0", "load", "busy"),
         Finding("warning", "", "mtu", "two"),
         Finding("info", "p0", "nic", "x"),
     ]
-    rack._heed(Preflight({}, found), run)
-    stored: dict[str, Any] = run.store.metadata
-    assert stored["warnings"] == ["known before", "check, host p0, load: busy", "check, mtu: two"]
+    assert rack._heeded(Preflight({}, found)) == ["check, host p0, load: busy", "check, mtu: two"]
