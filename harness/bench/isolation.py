@@ -20,7 +20,7 @@ from harness.bench.isolation_plan import BLOCK_TOKENS, IsolationPlan
 from harness.bench.traffic import ConfigsOf, Observation, TrafficProcesses, traffic
 from harness.cluster import Mode
 from harness.preparation import transport_config
-from harness.sites.base import SiteHost
+from harness.sites.base import Site, SiteHost
 from hosts.bench.phases import BurstCycle, KvTransfers, TorchGroup, TrafficConfig
 from hosts.credentials import Credentials
 from workloads.models import find_model
@@ -107,14 +107,21 @@ def _configs(
     def of(host: SiteHost, credentials: Credentials) -> list[TrafficConfig]:
         group = None
         if plan.collectives != "transport":
-            group = TorchGroup(plan.collectives, next(iter(host.gpus), ""), host.python)
+            group = TorchGroup(plan.collectives, _gpu(site, host, ground), host.python)
         transport, hosts = transport_config(plan.transport, site, host, host.rails[0]), len(site.hosts)
         return [
-            TrafficConfig(credentials, hosts, transport, bursts, group, first=ground.shares_cpus),
-            TrafficConfig(credentials, hosts, transport, kv, claim=site.claim, first=ground.shares_cpus),
+            TrafficConfig(credentials, hosts, transport, bursts, group, first=ground.one_machine),
+            TrafficConfig(credentials, hosts, transport, kv, claim=site.claim, first=ground.one_machine),
         ]
 
     return of
+
+
+def _gpu(site: Site, host: SiteHost, ground: IsolationGround) -> str:
+    """The host's first; hosts of one machine take its GPUs in turn: NCCL wants one for each process."""
+    if host.gpus or not ground.one_machine:
+        return next(iter(host.gpus), "")
+    return str(site.hosts.index(host))
 
 
 def _in_turn(scenarios: Sequence[Scenario], number: int) -> Sequence[Scenario]:

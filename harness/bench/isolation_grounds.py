@@ -48,8 +48,8 @@ class IsolationGround(Protocol):
     """Where hosts come from."""
 
     @property
-    def shares_cpus(self) -> bool:
-        """Whether all of them have the same ones."""
+    def one_machine(self) -> bool:
+        """Whether all of them are this machine, and share its CPUs."""
         ...
 
     @property
@@ -77,7 +77,7 @@ class EmulatedHosts:
     """See `IsolationGround`: half of the hosts prefill and half decode hosts, which here do the same."""
 
     mode: Mode
-    shares_cpus: ClassVar[bool] = True
+    one_machine: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -123,7 +123,7 @@ class RackHosts:
     inventory: Inventory
     progress: Callable[[str], None]
     mode: ClassVar[Literal["rack"]] = "rack"
-    shares_cpus: ClassVar[bool] = False
+    one_machine: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

@@ -109,7 +109,7 @@ class TrafficProcesses:
         host, load = key
         try:
             async with asyncio.timeout(timeout_s):
-                message = await self._lines[key].receive()
+                message = await _heard(host, self._lines[key])
         except TimeoutError:
             raise HostError(host, f"its {load} traffic gave no answer in {timeout_s:.0f} s") from None
         if message is None:
@@ -133,7 +133,7 @@ class TrafficProcesses:
         """The next process's. One that ends before it has made any is watched for elsewhere."""
         while True:
             host, lines = await self._attached.get()
-            message = await lines.receive()
+            message = await _heard(host, lines)
             if message is not None:
                 offer = _checked(message)
                 if not isinstance(offer, Offer) or offer.host != host:
@@ -199,6 +199,13 @@ def _last_words(logs: Path, host: str) -> str:
     written = [_log_of(logs, host, load) for load in get_args(Load)]
     said = [log.read_text(errors="replace").strip() for log in written if log.exists()]
     return "".join(f"; it said last: {text.splitlines()[-1]}" for text in said if text)
+
+
+async def _heard(host: str, lines: Lines[FromHost]) -> FromHost | None:
+    try:
+        return await lines.receive()
+    except (OSError, ValueError) as error:
+        raise HostError(host, f"the stream of its traffic process broke: {error}") from error
 
 
 def _checked(message: FromHost) -> FromHost:

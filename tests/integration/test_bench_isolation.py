@@ -8,7 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.bench.cli import bench
-from harness.bench.isolation import IsolationPlan, bench_isolation
+from harness.bench.isolation import bench_isolation
+from harness.bench.isolation_grounds import EmulatedHosts
+from harness.bench.isolation_plan import IsolationPlan
 from harness.cluster import probe
 from harness.host_error import HostError
 
@@ -59,7 +61,18 @@ def test_a_skipped_baseline_leaves_nulls_in_the_table_too() -> None:
     assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
 
 
+def test_torch_collectives_are_kept_apart_from_kv_by_their_class() -> None:
+    pytest.importorskip("torch", reason="torch is not installed here (tox -e torch installs it)")
+    options = [*SMALL, "--collectives", "gloo", "--seconds", "1", "--rounds", "1", "--json"]
+    done = CliRunner().invoke(bench, ["isolation", *options])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["plan"]["collectives"] == "gloo"
+    slow_down = {result["scenario"]: result["bursts"][0]["slow_down_p50"] for result in report["results"][2:]}
+    assert slow_down["low_class"] < slow_down["same_class"]
+
+
 def test_a_process_that_fails_is_named() -> None:
     plan = IsolationPlan(("kv",), 1, 0.2, 2, "dualpath-27b", "hopper-400g", 1600, 50, 64, 32_721, 10**9)
     with pytest.raises(HostError, match=r"host [dp]0: its kv traffic failed"):
-        bench_isolation(plan, "network_namespaces")
+        bench_isolation(plan, EmulatedHosts("network_namespaces"))

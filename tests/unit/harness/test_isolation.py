@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.bench.bursts import layer_bursts
-from harness.bench.isolation import IsolationPlan, _in_turn, _scaled, _warnings, bench_isolation
+from harness.bench.isolation import _in_turn, _warnings, bench_isolation
+from harness.bench.isolation_grounds import EmulatedHosts, RackHosts
 from harness.bench.isolation_metrics import (
     SCENARIOS,
     Scenario,
@@ -18,8 +21,11 @@ from harness.bench.isolation_metrics import (
     results,
     share_of_remaining,
 )
+from harness.bench.isolation_plan import IsolationPlan
 from harness.bench.traffic import Observation
 from harness.cluster import ClusterError
+from harness.experiment import ExperimentError
+from harness.inventory import ComputeNic, Inventory, InventoryHost, SshLauncher
 from hosts.bench.load import Observed
 from hosts.bench.phases import Burst, BurstCycle, BurstTime, CollectivesObserved, KvObserved
 from workloads.models import find_model
@@ -38,16 +44,18 @@ PLAN = IsolationPlan(
     kv_depth=2,
 )
 
+EMULATED = EmulatedHosts("network_namespaces")
+
 
 def bursts(plan: IsolationPlan) -> dict[str, Burst]:
     cycle = layer_bursts(
-        find_model(plan.model), _scaled(plan), plan.hosts, plan.batch_tokens, plan.context_tokens
+        find_model(plan.model), EMULATED.scaled(plan), plan.hosts, plan.batch_tokens, plan.context_tokens
     )
     return {burst.collective: burst for burst in cycle.bursts}
 
 
 def test_sizes_follow_from_the_models_geometry() -> None:
-    found, divisor = bursts(PLAN), _scaled(PLAN).bytes_divisor
+    found, divisor = bursts(PLAN), EMULATED.scaled(PLAN).bytes_divisor
     activations = 8 * 1024 * 7168  # engines x tokens x hidden
     assert found["reduce_scatter"].bytes_to_peer == round(activations * 2 / 4 / divisor)
     assert found["all_gather"] == msgspec.structs.replace(found["reduce_scatter"], collective="all_gather")
@@ -57,13 +65,13 @@ def test_sizes_follow_from_the_models_geometry() -> None:
 
 
 def test_bursts_are_shorter_than_a_millisecond_of_the_real_link_as_the_paper_has_them() -> None:
-    link = _scaled(PLAN).compute_nic_bytes_per_s
+    link = EMULATED.scaled(PLAN).compute_nic_bytes_per_s
     for burst in bursts(PLAN).values():
         assert 3 * burst.bytes_to_peer / link / PLAN.time_dilation < 1e-3
 
 
 def test_the_period_is_the_wire_time_and_a_quarter_of_the_layers_compute() -> None:
-    scaled, found = _scaled(PLAN), bursts(PLAN)
+    scaled, found = EMULATED.scaled(PLAN), bursts(PLAN)
     model = find_model(PLAN.model)
     flops = model.attention_flops(32_721, 1024) + model.mlp_flops(1024) + model.head_flops
     layer_s = flops / scaled.engines["prefill"].gpu_flops / model.layers * PLAN.time_dilation
@@ -77,6 +85,41 @@ def test_dilation_stretches_periods_and_leaves_bytes() -> None:
     for name, burst in bursts(PLAN).items():
         assert slower[name].bytes_to_peer == burst.bytes_to_peer
         assert slower[name].period_s == pytest.approx(2 * burst.period_s)
+
+
+def nic(gbit_per_s: float | None = None) -> tuple[ComputeNic, ...]:
+    return (ComputeNic("eth2", gbit_per_s=gbit_per_s), ComputeNic("eth3"))
+
+
+def rack(scale: Literal["real", "experiment"] = "real", gbit_per_s: float | None = None) -> RackHosts:
+    """Two prefill and two decode hosts of eight engines, and one that writes what is stored."""
+    roles = {"p0": "prefill", "p1": "prefill", "d0": "decode", "d1": "decode"}
+    serving = [InventoryHost(name, role, compute_nics=nic(gbit_per_s)) for name, role in roles.items()]  # type: ignore[arg-type]
+    hosts = (InventoryHost("s0", "storage"), *serving)
+    return RackHosts(Inventory(hosts, SshLauncher(), name="r", scale=scale), lambda line: None)
+
+
+REAL = msgspec.structs.replace(PLAN, bytes_divisor=1, time_dilation=1)
+
+
+def test_a_real_nic_carries_one_engines_bursts_in_the_time_that_all_nics_carry_the_hosts() -> None:
+    scaled = rack().scaled(REAL)
+    assert scaled.compute_nic_bytes_per_s == 50e9
+    assert rack(gbit_per_s=200).scaled(REAL).compute_nic_bytes_per_s == 25e9
+    model, both = find_model(REAL.model), (scaled, EMULATED.scaled(REAL))
+    one, all_ = (layer_bursts(model, scale, 4, 1024, 32_721).bursts for scale in both)
+    for part, whole in zip(one, all_, strict=True):
+        assert part.bytes_to_peer == pytest.approx(whole.bytes_to_peer / 8, abs=1)
+        assert part.period_s == pytest.approx(whole.period_s, rel=1e-6)
+
+
+def test_links_made_for_a_scale_carry_what_emulated_ones_do() -> None:
+    assert rack("experiment").scaled(PLAN) == EMULATED.scaled(PLAN)
+
+
+def test_real_links_cannot_be_scaled_down() -> None:
+    with pytest.raises(ExperimentError, match="found 230, 280, expected 1, 1: the links of inventory r are"):
+        rack().scaled(PLAN)
 
 
 def test_a_model_without_experts_has_no_all_to_all() -> None:
@@ -192,7 +235,7 @@ def test_the_order_is_reversed_from_round_to_round() -> None:
 
 def test_loopback_has_no_traffic_classes() -> None:
     with pytest.raises(ClusterError, match="loopback"):
-        bench_isolation(PLAN, "loopback")
+        bench_isolation(PLAN, EmulatedHosts("loopback"))
 
 
 def test_a_saturated_machine_is_said() -> None:

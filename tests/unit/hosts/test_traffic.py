@@ -10,7 +10,15 @@ import pytest
 
 from hosts.bench.collectives import Collectives
 from hosts.bench.kv_load import KvLoad
-from hosts.bench.phases import Burst, BurstCycle, KvTransfers, Offer, Phase, PhaseClock
+from hosts.bench.phases import (
+    Burst,
+    BurstCycle,
+    CollectivesObserved,
+    KvObserved,
+    KvTransfers,
+    Phase,
+    PhaseClock,
+)
 from hosts.config import Geometry, TransportConfig
 from hosts.transport import TransferError
 from hosts.transport.memory import MemoryTransport
@@ -21,10 +29,10 @@ KV = KvTransfers(Geometry(layers=3, block_tokens=64, layer_block_bytes=16), bloc
 
 
 def phase(seconds: float = 0.2, begin_in_s: float = 0.0) -> Phase:
-    return Phase("low", time.time() + begin_in_s, 0.05, seconds, 0.05)
+    return Phase("low", begin_in_s, 0.05, seconds, 0.05)
 
 
-def met(
+async def met(
     transports: Sequence[MemoryTransport], what: BurstCycle | KvTransfers
 ) -> list[Collectives] | list[KvLoad]:
     """A load on every host, introduced to each other."""
@@ -34,10 +42,10 @@ def met(
     else:
         loads = [KvLoad(t, host, what) for t, host in zip(transports, HOSTS, strict=True)]
     offers = []
-    for transport, host, load in zip(transports, HOSTS, loads, strict=True):
-        offers.append(Offer(host, "kv", transport.address, load.offer(len(HOSTS)).remote))
     for load in loads:
-        load.meet(offers)
+        offers.append(await load.offer(len(HOSTS)))
+    for load in loads:
+        await load.meet(offers)
     return loads
 
 
@@ -47,7 +55,7 @@ def transports() -> list[MemoryTransport]:
 
 def test_every_host_sees_the_same_bursts_and_all_stop_after_the_same_one() -> None:
     async def run() -> None:
-        hosts = met(transports(), CYCLE)
+        hosts = await met(transports(), CYCLE)
         for begin_in_s in (0.0, 0.05):  # a second phase begins where the first has ended
             observed = await asyncio.gather(*(host.run(phase(0.3, begin_in_s)) for host in hosts))
             counts = [len(o.bursts) for o in observed]
@@ -67,9 +75,8 @@ def test_every_host_sees_the_same_bursts_and_all_stop_after_the_same_one() -> No
 
 def test_a_burst_waits_for_the_last_host() -> None:
     async def run() -> None:
-        hosts = met(transports(), CYCLE)
-        now = time.time()
-        punctual, late = Phase("low", now, 0.0, 0.2, 0.0), Phase("low", now + 0.1, 0.0, 0.2, 0.0)
+        hosts = await met(transports(), CYCLE)
+        punctual, late = Phase("low", 0.0, 0.0, 0.2, 0.0), Phase("low", 0.1, 0.0, 0.2, 0.0)
         observed = await asyncio.gather(*(h.run(late if h is hosts[2] else punctual) for h in hosts))
         assert all(o.bursts[0].seconds > 0.09 for o in observed[:2])
         assert observed[2].bursts[0].seconds < 0.09
@@ -80,7 +87,7 @@ def test_a_burst_waits_for_the_last_host() -> None:
 def test_a_peer_that_is_gone_fails_the_burst() -> None:
     async def run() -> None:
         ends = transports()
-        hosts = met(ends, CYCLE)
+        hosts = await met(ends, CYCLE)
         await ends[1].close()
         with pytest.raises((TransferError, ExceptionGroup)):
             await hosts[0].run(phase())
@@ -90,7 +97,7 @@ def test_a_peer_that_is_gone_fails_the_burst() -> None:
 
 def test_kv_reads_and_writes_layers_with_every_peer() -> None:
     async def run() -> None:
-        hosts = met(transports(), KV)
+        hosts = await met(transports(), KV)
         observed = await asyncio.gather(*(host.run(phase()) for host in hosts))
         for o in observed:
             moved = o.transfers
@@ -102,10 +109,26 @@ def test_kv_reads_and_writes_layers_with_every_peer() -> None:
 
 
 def test_a_phase_counts_between_warm_up_and_cool_down() -> None:
-    clock = PhaseClock(Phase("low", time.time() + 10, 1.0, 4.0, 0.5))
+    clock = PhaseClock(Phase("low", 10.0, 1.0, 4.0, 0.5))
     assert clock.begins_at - time.monotonic() == pytest.approx(10, abs=0.1)
     parts = (clock.counts_from - clock.begins_at, clock.counts_until - clock.counts_from)
     assert parts == pytest.approx((1.0, 4.0))
     assert clock.ends_at - clock.counts_until == pytest.approx(0.5)
     assert clock.counts(clock.counts_from)
     assert not clock.counts(clock.counts_until)
+
+
+def test_hosts_that_hear_of_a_phase_at_different_times_begin_it_together() -> None:
+    async def run() -> None:
+        hosts = await met(transports(), CYCLE)
+
+        async def hears(host: Collectives | KvLoad, after_s: float) -> CollectivesObserved | KvObserved:
+            await asyncio.sleep(after_s)
+            return await host.run(Phase("low", 0.02, 0.0, 0.1, 0.0))
+
+        observed = await asyncio.gather(*(hears(host, 0.1 * i) for i, host in enumerate(hosts)))
+        for o in observed:
+            assert isinstance(o, CollectivesObserved)
+            assert max(burst.seconds for burst in o.bursts) < 0.08
+
+    asyncio.run(run())
