@@ -79,10 +79,7 @@ class TorchCollectives:
                 f"{self._group.library}: found traffic class {phase.traffic_class} for a phase, expected "
                 f"{MODEL_COMMUNICATION}, which the group was made in"
             )
-        try:
-            return await run_bursts(phase, self._cycle, self._exchange)
-        finally:
-            await self._in_thread(self._sent.zero_)
+        return await run_bursts(phase, self._cycle, self._exchange)
 
     async def close(self) -> None:
         """Leave the group. Peers that are gone are not waited for."""
@@ -102,11 +99,12 @@ class TorchCollectives:
         kind: DeviceKind = "cuda" if self._group.library == "nccl" else "cpu"
         (device,) = find_devices(kind, (self._group.gpu,) if self._group.gpu else (), 1)
         bind(device)
-        self._device, self._lane, self._hosts = device, open_lane(device), hosts
+        self._device, self._hosts = device, hosts
         part_bytes = max(burst.bytes_to_peer for burst in self._cycle.bursts)
         room = hosts * (part_bytes + part_bytes % 2)  # of whole BF16 numbers
         self._sent = torch.zeros(room, dtype=torch.uint8, device=device)
         self._received = torch.zeros_like(self._sent)
+        self._lane = open_lane(device)
         return self._open_store()
 
     def _open_store(self) -> str:
@@ -163,6 +161,8 @@ class TorchCollectives:
             ended.wait()
             arrived_at = time.monotonic()
             marked = bool(received.any())
+            if last:
+                self._sent.zero_()
         return Exchanged(ended.ns_since(began) / 1e9, [arrived_at] * (self._hosts - 1), marked)
 
     def _start(self, burst: Burst) -> tuple[Any, torch.Tensor]:

@@ -1,9 +1,8 @@
-"""Engines that compute and collectives on a rack's hosts, with the hosts' own torch, which no run brings."""
+"""Engines that compute on a rack's hosts, with the hosts' own torch, which no run brings."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,24 +73,3 @@ def test_kernels_are_measured_on_a_host(lab: SshdLab, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "points on d0" in done.stderr
     assert load_profile(str(profile)).kernels["toy-grouped"].gemm_tflop_per_s > 0
-
-
-def test_collectives_of_a_racks_hosts_are_measured_beside_kv(lab: SshdLab) -> None:
-    """Their links are made for a scale: 200 Mbit/s."""
-    argv = [
-        *(*lab.prefix, sys.executable, "-m", "harness.cli", "bench", "isolation", "--collectives", "gloo"),
-        *("--inventory", str(lab.inventory), "--model", "dualpath-27b", "--bytes-divisor", "1600"),
-        *("--time-dilation", "10", "--seconds", "1", "--rounds", "1", "--scenarios", "collectives,low_class"),
-        "--json",
-    ]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report["mode"] == "rack"
-    assert report["place"] == "rack rack, launched by ssh; links made for the experiment's scale"
-    for result in report["results"]:
-        assert all(times["bursts"] > 0 and times["p50"] > 0 for times in result["bursts"])
-        assert result["collectives_bytes_per_s"] > 0
-        assert 0 < result["cpu_busy"] <= 1
-    (rounds,) = report["rounds"]["low_class"]
-    assert set(rounds["collectives"]) == set(rounds["kv"]) == {"p0", "d0"}
