@@ -44,7 +44,8 @@ from hosts.leftovers import RUN_ID_VARIABLE
 _LEAD_S = 0.3
 """From telling a phase to its begin: the processes connect meanwhile."""
 _ANSWER_TIMEOUT_S = 30.0
-_FAREWELL_S = 3.0
+_HELLO_TIMEOUT_S, _FAREWELL_S = 10.0, 3.0
+"""For TLS to begin, and to end."""
 _T = TypeVar("_T")
 
 ConfigsOf = Callable[[SiteHost, Credentials], Sequence[TrafficConfig]]
@@ -156,8 +157,7 @@ class TrafficProcesses:
         self._watch.watch(host.name, f"{config.load} traffic", process)
 
     async def _close(self) -> None:
-        for lines in self._streams:
-            await lines.close()
+        await asyncio.gather(*(lines.close() for lines in self._streams))
 
 
 @asynccontextmanager
@@ -174,6 +174,7 @@ async def traffic(site: Site, configs_of: ConfigsOf, logs: Path) -> AsyncIterato
         0,
         limit=LINE_BYTES,
         ssl=authority.server_context(),
+        ssl_handshake_timeout=_HELLO_TIMEOUT_S,
         ssl_shutdown_timeout=_FAREWELL_S,
     )
     try:

@@ -154,9 +154,10 @@ class TorchCollectives:
                 ended = self._lane.mark()
                 _await(work)
             except (RuntimeError, TimeoutError) as error:
+                reason, *_ = str(error).splitlines() or [repr(error)]
                 raise CollectiveError(
                     f"{burst.collective} of {burst.bytes_to_peer} bytes to each of {self._hosts - 1} peers "
-                    f"by {self._group.library}: {str(error).splitlines()[0]}"
+                    f"by {self._group.library}: {reason}"
                 ) from error
             ended.wait()
             arrived_at = time.monotonic()
