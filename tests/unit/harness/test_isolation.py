@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from harness.bench.bursts import layer_bursts
+from harness.bench.cli import bench
 from harness.bench.isolation import _in_turn, _warnings, bench_isolation
 from harness.bench.isolation_grounds import EmulatedHosts, RackHosts
 from harness.bench.isolation_metrics import (
@@ -120,6 +123,13 @@ def test_links_made_for_a_scale_carry_what_emulated_ones_do() -> None:
 def test_real_links_cannot_be_scaled_down() -> None:
     with pytest.raises(ExperimentError, match="found 230, 280, expected 1, 1: the links of inventory r are"):
         rack().scaled(PLAN)
+
+
+def test_an_inventory_says_how_many_hosts_there_are() -> None:
+    rack_file = Path(__file__).parents[3] / "examples" / "rack.toml"
+    done = CliRunner().invoke(bench, ["isolation", "--inventory", str(rack_file), "--hosts", "4"])
+    assert isinstance(done.exception, ExperimentError)
+    assert "with --inventory all its prefill and decode hosts are used" in str(done.exception)
 
 
 def test_a_model_without_experts_has_no_all_to_all() -> None:
