@@ -1,4 +1,4 @@
-"""``dualpath bench isolation`` between the hosts of an inventory, by every launcher."""
+"""``dualpath bench isolation`` between the hosts of an inventory, over its launcher."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ import pytest
 from racks.base import SPEC, RackLab
 from racks.labs import RACKS
 
-pytestmark = pytest.mark.cluster
+OBSTACLE = RACKS["ssh"].obstacle
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(OBSTACLE is not None, reason=f"no sshd: {OBSTACLE}"),
+]
 HOSTS = {"p0", "d0"}
+KINDS = ["reduce_scatter", "all_gather", "dispatch", "combine"]
 
 
-@pytest.fixture(scope="module", params=RACKS)
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RackLab]:
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RackLab]:
     """Links of 200 Mbit/s, made for a scale; hosts that have this Python."""
-    rack = RACKS[request.param]
-    if rack.obstacle is not None:
-        pytest.skip(f"no {request.param}: {rack.obstacle}")
-    with rack.lab(tmp_path_factory.mktemp("rack"), SPEC) as raised:
+    with RACKS["ssh"].lab(tmp_path_factory.mktemp("rack"), SPEC) as raised:
         raised.python = sys.executable
         raised.write_inventory(raised.inventory)
         yield raised
@@ -55,10 +57,12 @@ def report(lab: RackLab, *options: str) -> dict[str, Any]:
 def test_all_scenarios_are_measured_on_its_serving_hosts(lab: RackLab) -> None:
     found = report(lab)
     assert found["mode"] == "rack"
-    assert found["place"].startswith("rack rack, launched by ")
+    assert found["place"].startswith("rack rack, launched by ssh")
     alone, kv, same, low = found["results"]
     for result in (alone, same, low):
-        assert all(times["bursts"] > 0 and times["p50"] > 0 for times in result["bursts"])
+        everything, *of_each = result["bursts"]
+        assert everything["bursts"] > 0
+        assert [times["collective"] for times in of_each] == KINDS
     for result in (kv, same, low):
         assert result["kv_bytes_per_s"] > 0
     assert all(0 < result["cpu_busy"] <= 1 for result in found["results"])
@@ -71,7 +75,9 @@ def test_torch_collectives_are_measured_with_the_hosts_torch(lab: RackLab) -> No
     found = report(lab, "--collectives", "gloo", "--scenarios", "collectives,low_class")
     assert found["plan"]["collectives"] == "gloo"
     for result in found["results"]:
-        assert all(times["bursts"] > 0 and times["p50"] > 0 for times in result["bursts"])
+        everything, *of_each = result["bursts"]
+        assert everything["bursts"] > 0
+        assert [times["collective"] for times in of_each] == KINDS
 
 
 def test_torch_collectives_by_nccl_want_gpus_and_say_so_before_anything_runs(lab: RackLab) -> None:
