@@ -76,9 +76,8 @@ async def collectives(
 
         def configs(host: SiteHost, credentials: Credentials) -> list[TrafficConfig]:
             group = TorchGroup(library, str(site.hosts.index(host)) if library == "nccl" else "")
-            return [
-                TrafficConfig(credentials, HOSTS, transport_config(Transport(), site, host), CYCLE, group)
-            ]
+            transport = transport_config(Transport(), site, host, host.rails[0])
+            return [TrafficConfig(credentials, HOSTS, transport, CYCLE, group)]
 
         async with traffic(site, configs, cluster.scratch) as processes:
             yield processes

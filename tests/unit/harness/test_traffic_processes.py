@@ -15,7 +15,7 @@ import pytest
 from harness.bench.traffic import traffic
 from harness.host_error import HostError
 from harness.launchers import Launcher, Started
-from harness.sites.base import Site, SiteHost, StorageAccess
+from harness.sites.base import Site, SiteHost, SiteRail, StorageAccess
 from hosts.bench.load import Observed
 from hosts.bench.phases import (
     LINE_BYTES,
@@ -92,7 +92,7 @@ def _write(log: Path) -> None:
 
 def site(client: Client) -> Site:
     hosts = tuple(
-        SiteHost(name, "decode", lambda module, *_: [module], "127.0.0.1", (), StorageAccess())
+        SiteHost(name, "decode", lambda module, *_: [module], (SiteRail("127.0.0.1"),), (), StorageAccess())
         for name in ("d0", "d1")
     )
     return Site("0123abcd", hosts, "127.0.0.1", cast(Launcher, PlayedLauncher(client)))
