@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+import typer
 
 from harness.experiment import ExperimentError
+
+RoundsOption = Annotated[int, typer.Option(min=1, help="Times that every tool measures, A B B A.")]
+SecondsOption = Annotated[float, typer.Option(min=0.1, help="Length of one measurement.")]
 
 _SUFFIXES = {"k": 2**10, "m": 2**20, "g": 2**30}
 _Name = TypeVar("_Name", bound=str)
