@@ -129,6 +129,7 @@ def _engine(
         compute_quota_s=experiment.request_scheduler.compute_quota_s,
         time_dilation=experiment.scale.time_dilation,
         kernels=None if kernels is None else kernels.times,
+        host_engines=int(profile.engines_per_host.value),
     )
 
 

@@ -133,7 +133,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``copy_bytes_per_s`` is host memory to HBM and back, through its compute NIC (paper 5.1).
     ``weight_bytes`` lie in its HBM, ``kv_hbm_bytes`` are left for KV. ``compute_quota_s`` bounds a
     forward pass's predicted attention time (6.2). With ``kernels``, as measured on such an engine, times are
-    predicted from them; without, from FLOPs and bytes over these rates.
+    predicted from them, and from how many ``host_engines`` ask from one process; without, from FLOPs and
+    bytes over these rates.
     """
 
     model: str
@@ -146,6 +147,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compute_quota_s: float
     time_dilation: float
     kernels: KernelTimes | None = None
+    host_engines: int = 1
 
 
 class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

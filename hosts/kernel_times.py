@@ -1,13 +1,23 @@
 """How long an engine's kernels take, as measured: what a calibration fits and a prediction is made from.
 
-A layer of attention takes, for the requests of a batch with c cached and n new tokens each,
+Every part of a pass has a time on the device and one of asking for it, which a thread of the host does while
+the device is still at earlier parts. A pass or step of engines that run in step takes
 
-    layer_s + sum of (request_s + token_s n + key_s (c + n) + index_flop_s I(c, n) + score_flop_s S(c, n))
+    max(device_s, asking_s)
+    device_s = longest of the engines' attention + MLPs + head
+    asking_s = sum over all engines of the host of (attention + MLPs + head)
 
-where I and S are the FLOPs of the indexer's scores and of attention's (`workloads.models.attention`); new
-tokens stand for the projections, keys for reading and converting the cache. One set of these is for prefill,
-one for decoding (n = 1), which takes other kernels. MLPs and head depend on the number of tokens alone: they
-are interpolated between what was measured.
+since a host's engines ask from one process, whose interpreter does one thing at a time. A layer of attention
+is linear in its work, counted by `hosts.kernel_work`: on the device, with coefficients of its own for prefill
+and for decoding,
+
+    prefill: layer + tokens (convex: steeper beyond 128, 256, 512) + requests + entries + index scores
+             + scores + masked scores
+    decode:  layer + requests + index scores + scores
+
+and to ask for it, layer + requests + parts of rows after each one's first. MLPs and head depend on the number
+of tokens alone, and are interpolated between what was measured; to ask for one takes the same for any number.
+Where asking is computing, on a CPU, it takes no time of its own.
 """
 
 from __future__ import annotations
@@ -17,40 +27,35 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from hosts.kernel_work import AskingWork, DecodeWork, PrefillWork, asking_work, decode_work, prefill_work
 from workloads.models import Attention
+
+Batch = Sequence[tuple[int, int]]
+"""(cached, new) tokens of each request that one engine computes."""
+Work = PrefillWork | DecodeWork | AskingWork
+
+
+def seconds(each: Work, counted: Work) -> float:
+    """The time of work that was counted, by what one of each takes."""
+    pairs = zip(msgspec.structs.astuple(each), msgspec.structs.astuple(counted), strict=True)
+    return float(sum(one * count for one, count in pairs))
 
 
 class AttentionTimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds of one kind of attention, for each of the ``layers`` that have it."""
 
     layers: int
-    layer_s: float
-    request_s: float
-    token_s: float
-    key_s: float
-    index_flop_s: float
-    score_flop_s: float
-
-    def seconds(self, kind: Attention, cached_tokens: int, new_tokens: int) -> float:
-        """One layer's time for one request, but for ``layer_s``."""
-        return float(np.dot(self.request_coefficients(), features(kind, cached_tokens, new_tokens)))
-
-    def request_coefficients(self) -> tuple[float, ...]:
-        """In the order of `features`."""
-        return self.request_s, self.token_s, self.key_s, self.index_flop_s, self.score_flop_s
-
-
-def features(kind: Attention, cached_tokens: int, new_tokens: int) -> tuple[float, ...]:
-    """What a request's time grows with: 1, new tokens, keys, index FLOPs, score FLOPs."""
-    index_flops = kind.index_flops(cached_tokens, new_tokens)
-    score_flops = kind.score_flops(cached_tokens, new_tokens) - index_flops
-    return 1.0, new_tokens, cached_tokens + new_tokens, index_flops, score_flops
+    prefill: PrefillWork
+    decode: DecodeWork
+    asking: AskingWork
 
 
 class TokenTimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Seconds that a part of ``layers`` layers (the head: of one) takes for so many tokens, ascending."""
+    """Seconds that a part of ``layers`` layers (the head: of one) takes on the device for so many tokens,
+    ascending, and to ask for."""
 
     layers: int
+    asking_s: float
     tokens: tuple[int, ...]
     seconds: tuple[float, ...]
 
@@ -64,30 +69,34 @@ class TokenTimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KernelTimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All of a model's layers on one engine; attention in the order of the model's kinds."""
+    """All of a model's layers on one engine; ``attention`` and ``kinds`` are in the model's order."""
 
-    prefill: tuple[AttentionTimes, ...]
-    decode: tuple[AttentionTimes, ...]
+    attention: tuple[AttentionTimes, ...]
     mlps: tuple[TokenTimes, ...]
     head: TokenTimes
 
-    def attention_s(self, kinds: Sequence[Attention], cached_tokens: int, new_tokens: int) -> float:
-        """All layers' attention for one request of a forward pass."""
-        return _sum(self.prefill, kinds, cached_tokens, new_tokens)
+    def prefill_s(self, kinds: Sequence[Attention], batch: Batch) -> float:
+        """All layers' attention on the device; of an empty batch what it takes whatever is in one."""
+        pairs = zip(self.attention, kinds, strict=True)
+        return sum(t.layers * seconds(t.prefill, prefill_work(kind, batch)) for t, kind in pairs)
 
-    def decode_attention_s(self, kinds: Sequence[Attention], context_tokens: int) -> float:
-        """All layers' attention for one request of a decode step."""
-        return _sum(self.decode, kinds, context_tokens, 1)
+    def decode_s(self, kinds: Sequence[Attention], contexts: Sequence[int]) -> float:
+        """As `prefill_s`, of a step over contexts."""
+        pairs = zip(self.attention, kinds, strict=True)
+        return sum(t.layers * seconds(t.decode, decode_work(kind, contexts)) for t, kind in pairs)
 
     def shared_s(self, tokens: float, requests: float) -> float:
         """MLPs for an engine's share of all tokens, and the head for its share of the requests."""
         return sum(mlp.layers * mlp.of(tokens) for mlp in self.mlps) + self.head.of(requests)
 
-
-def layers_s(times: Sequence[AttentionTimes]) -> float:
-    """What all layers take whatever is in the batch."""
-    return sum(of_kind.layers * of_kind.layer_s for of_kind in times)
-
-
-def _sum(times: Sequence[AttentionTimes], kinds: Sequence[Attention], cached: int, new: int) -> float:
-    return sum(t.layers * t.seconds(kind, cached, new) for t, kind in zip(times, kinds, strict=True))
+    def asking_s(self, kinds: Sequence[Attention], batches: Sequence[Batch]) -> float:
+        """All layers of all engines, those with an empty batch asking for their share of the rest alone."""
+        pairs = zip(self.attention, kinds, strict=True)
+        attention_s = sum(
+            t.layers * seconds(t.asking, asking_work(kind, batch))
+            for t, kind in pairs
+            for batch in batches
+            if batch
+        )
+        shared_s = sum(part.layers * part.asking_s for part in (*self.mlps, self.head))
+        return attention_s + len(batches) * shared_s

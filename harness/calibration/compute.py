@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import subprocess
 import sys
@@ -10,20 +11,20 @@ from dataclasses import dataclass
 
 import msgspec
 
-from harness.calibration.kernel_fit import attention_s, fit_attention, residuals, token_times
+from harness.calibration.kernel_fit import fit_attention, predicted, residuals, token_times
 from harness.circumstances import now
 from harness.experiment import HardwareProfile, KernelProfile, Residuals
-from hosts.bench.kernels import AttentionPoint, Kernels, Measured, TokenPart, TokenPoint
+from hosts.bench.kernels import AttentionPoint, Kernels, Measured, PointTimes, TokenPart, TokenPoint
 from hosts.compute import ComputeError
 from hosts.config import DeviceKind
-from hosts.kernel_times import AttentionTimes, KernelTimes, TokenTimes
-from workloads.models import Model, prefill_flops
+from hosts.kernel_times import KernelTimes, TokenTimes
+from workloads.models import Attention, GroupedQueryAttention, Model, prefill_flops
 
 REFERENCE_CONTEXT, REFERENCE_NEW = 32_768, 429
 """A prompt as the paper's (its mean append over a 32K context), whose rate is reported."""
 _HELD_OUT = 12
-_FEW_CONTEXTS, _CONTEXTS_GROW = 1024, 4
-_FEW_NEW, _NEW_GROWS = 16, 4
+_LEAST_CONTEXT, _CONTEXTS_GROW = 64, 4
+_LEAST_NEW, _NEW_GROWS = 16, 2
 _DECODE_REQUESTS = (1, 4, 16, 64)
 _MOST_DECODE_TOKENS = 1 << 20
 
@@ -89,27 +90,26 @@ class _Points:
 
     @classmethod
     def of(cls, plan: ComputePlan) -> _Points:
-        kinds = range(len(plan.model.attention))
-        contexts = [0, *_growing(_FEW_CONTEXTS, _CONTEXTS_GROW, plan.longest_context)]
-        new = list(_growing(_FEW_NEW, _NEW_GROWS, plan.most_tokens))
-        few = [(contexts[1], new[1], 4), (contexts[1], new[0], 16)]
+        kinds = [(number, _contexts(kind, plan)) for number, (_, kind) in enumerate(plan.model.attention)]
+        new = list(_growing(_LEAST_NEW, _NEW_GROWS, plan.most_tokens))
+        several = [(_LEAST_CONTEXT, new[1], 16), (1024, new[2], 4), (1024, new[0], 16)]
         return cls(
             prefill=[
                 AttentionPoint(kind, *rest)
-                for kind in kinds
-                for rest in (*((c, n, 1) for c in contexts for n in new), *few)
+                for kind, contexts in kinds
+                for rest in (*((c, n, 1) for c in (0, *contexts) for n in new), *several)
             ],
             decode=[
                 AttentionPoint(kind, context, 1, requests)
-                for kind in kinds
-                for context in contexts[1:]
+                for kind, contexts in kinds
+                for context in contexts
                 for requests in _DECODE_REQUESTS
                 if context * requests <= _MOST_DECODE_TOKENS
             ],
             held_out=list(_held_out(plan)),
             reference=[
                 AttentionPoint(kind, min(REFERENCE_CONTEXT, plan.longest_context), REFERENCE_NEW)
-                for kind in kinds
+                for kind, _ in kinds
             ],
             tokens=[
                 TokenPoint(part, tokens)
@@ -140,15 +140,30 @@ def _growing(first: int, factor: int, last: int) -> Iterator[int]:
     yield last
 
 
+def _contexts(kind: Attention, plan: ComputePlan) -> list[int]:
+    """Ascending; among them where attention has as many keys as it ever picks, from where on it takes as long
+    for more."""
+    saturates = (
+        kind.window if isinstance(kind, GroupedQueryAttention) else kind.indexer and kind.indexer.top_k
+    )
+    contexts = {*_growing(_LEAST_CONTEXT, _CONTEXTS_GROW, plan.longest_context)}
+    return sorted(contexts | ({saturates} if saturates and saturates <= plan.longest_context else set()))
+
+
 def _held_out(plan: ComputePlan) -> Iterator[AttentionPoint]:
-    """Prefill and decoding in equal parts, anywhere inside the grid."""
+    """Prefill and decoding in equal parts, inside the grid: few tokens are as likely as many are."""
     chance = random.Random(plan.model.name)
+
+    def between(least: int, most: int) -> int:
+        return round(math.exp(chance.uniform(math.log(least), math.log(most))))
+
     for kind in range(len(plan.model.attention)):
         for _ in range(_HELD_OUT):
-            context = chance.randint(_FEW_CONTEXTS, plan.longest_context)
-            yield AttentionPoint(kind, context, chance.randint(_FEW_NEW, plan.most_tokens))
-            requests = chance.randint(1, min(_DECODE_REQUESTS[-1], _MOST_DECODE_TOKENS // context))
-            yield AttentionPoint(kind, context, 1, requests)
+            context = between(_LEAST_CONTEXT, plan.longest_context)
+            yield AttentionPoint(kind, context, between(_LEAST_NEW, plan.most_tokens))
+            yield AttentionPoint(
+                kind, context, 1, between(1, min(_DECODE_REQUESTS[-1], _MOST_DECODE_TOKENS // context))
+            )
 
 
 def _token_parts(model: Model) -> Iterator[TokenPart]:
@@ -160,31 +175,25 @@ def _token_parts(model: Model) -> Iterator[TokenPart]:
 
 
 def _fitted(plan: ComputePlan, points: _Points, found: Measured) -> KernelProfile:
-    asked = points.kernels(plan)
-    seconds = dict(zip(asked.attention, found.attention_s, strict=True))
+    taken = dict(zip(points.kernels(plan).attention, found.attention, strict=True))
     kinds = plan.model.attention
+    grid = [*points.prefill, *points.decode]
+    attention = tuple(
+        fit_attention(kind, layers, {point: taken[point] for point in grid if point.kind == number})
+        for number, (layers, kind) in enumerate(kinds)
+    )
 
-    def fitted(of: Sequence[AttentionPoint]) -> tuple[AttentionTimes, ...]:
-        result = []
-        for number, (layers, kind) in enumerate(kinds):
-            own = [point for point in of if point.kind == number]
-            result.append(fit_attention(kind, layers, own, [seconds[point] for point in own]))
-        return tuple(result)
+    def errors(of: Sequence[AttentionPoint], part: Callable[[PointTimes], float]) -> Residuals:
+        expected = [part(predicted(attention[p.kind], kinds[p.kind][1], p)) for p in of]
+        return residuals(expected, [part(taken[p]) for p in of])
 
-    prefill, decode = fitted(points.prefill), fitted(points.decode)
-
-    def errors(of: Sequence[AttentionPoint]) -> Residuals:
-        predicted = [
-            attention_s((decode if p.new_tokens == 1 else prefill)[p.kind], kinds[p.kind][1], p) for p in of
-        ]
-        return residuals(predicted, [seconds[point] for point in of])
-
-    tokens = _token_times(plan.model, points.tokens, found.tokens_s)
+    tokens = _token_times(plan.model, points.tokens, found.tokens)
     head = tokens.pop("head")
-    times = KernelTimes(prefill, decode, tuple(tokens.values()), head)
-    reference_s = sum(kinds[p.kind][0] * seconds[p] for p in points.reference)
+    times = KernelTimes(attention, tuple(tokens.values()), head)
+    reference_s = sum(kinds[p.kind][0] * taken[p].device_s for p in points.reference)
     reference_s += times.shared_s(REFERENCE_NEW, 1)
     context = points.reference[0].cached_tokens
+    asks = any(times.asking_s for times in found.attention)
     return KernelProfile(
         measured_at=now(),
         command=plan.command,
@@ -195,20 +204,28 @@ def _fitted(plan: ComputePlan, points: _Points, found: Measured) -> KernelProfil
         prefill_context=context,
         prefill_new=REFERENCE_NEW,
         prefill_tflop_per_s=prefill_flops(plan.model, context, REFERENCE_NEW) / reference_s / 1e12,
-        fit=errors([*points.prefill, *points.decode]),
-        held_out=errors(points.held_out),
+        fit=errors(grid, lambda of: of.device_s),
+        held_out=errors(points.held_out, lambda of: of.device_s),
+        held_out_asking=errors(points.held_out, lambda of: of.asking_s) if asks else None,
+        not_captured=found.not_captured,
+        not_captured_reason=found.reason,
         times=times,
     )
 
 
 def _token_times(
-    model: Model, points: Sequence[TokenPoint], seconds: Sequence[float]
+    model: Model, points: Sequence[TokenPoint], taken: Sequence[PointTimes]
 ) -> dict[str, TokenTimes]:
     layers = {"dense": model.dense_layers, "experts": model.layers - model.dense_layers, "head": 1}
-    measured: dict[str, list[tuple[int, float]]] = {}
-    for point, taken in zip(points, seconds, strict=True):
-        measured.setdefault(point.part, []).append((point.tokens, taken))
+    measured: dict[str, list[tuple[int, PointTimes]]] = {}
+    for point, times in zip(points, taken, strict=True):
+        measured.setdefault(point.part, []).append((point.tokens, times))
     return {
-        part: token_times(layers[part], [t for t, _ in pairs], [s for _, s in pairs])
+        part: token_times(
+            layers[part],
+            [tokens for tokens, _ in pairs],
+            [times.device_s for _, times in pairs],
+            [times.asking_s for _, times in pairs],
+        )
         for part, pairs in measured.items()
     }

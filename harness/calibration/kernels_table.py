@@ -15,8 +15,10 @@ PREDICTS_WITHIN = 0.10
 def kernels_table(kernels: KernelProfile) -> Table:
     """How well the fit predicts."""
     table = Table("attention", "points", "median error", "largest error", title=kernels.device, box=None)
-    for name, errors in (("fitted", kernels.fit), ("held out", kernels.held_out)):
-        table.add_row(name, str(errors.points), f"{errors.median:.1%}", f"{errors.largest:.1%}")
+    rows = {"fitted": kernels.fit, "held out": kernels.held_out, "held out, asking": kernels.held_out_asking}
+    for name, errors in rows.items():
+        if errors is not None:
+            table.add_row(name, str(errors.points), f"{errors.median:.1%}", f"{errors.largest:.1%}")
     return table
 
 
@@ -28,8 +30,14 @@ def kernels_remarks(kernels: KernelProfile) -> Iterator[str]:
         f"{kernels.prefill_tflop_per_s:.3g} TFLOP/s, {share:.1%} of the {kernels.gemm_tflop_per_s:.3g} "
         "TFLOP/s of a large BF16 matrix product"
     )
-    if kernels.held_out.largest > PREDICTS_WITHIN:
+    largest = max(errors.largest for errors in (kernels.held_out, kernels.held_out_asking) if errors)
+    if largest > PREDICTS_WITHIN:
         yield (
-            f"warning: held-out points are predicted up to {kernels.held_out.largest:.0%} wrong, expected "
-            f"within {PREDICTS_WITHIN:.0%}; measure again on a quiet machine, with longer --seconds"
+            f"warning: held-out points are predicted up to {largest:.0%} wrong, expected within "
+            f"{PREDICTS_WITHIN:.0%}; measure again on a quiet machine, with longer --seconds"
+        )
+    if kernels.not_captured:
+        yield (
+            f"warning: at {kernels.not_captured} points the device's time is the longer of computing and "
+            f"asking: it could not capture the work: {kernels.not_captured_reason}"
         )

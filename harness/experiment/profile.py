@@ -32,7 +32,9 @@ class KernelProfile(Section, frozen=True):
 
     ``gemm_tflop_per_s`` is the device's best rate of a large BF16 matrix product then,
     ``prefill_tflop_per_s`` that of ``prefill_new`` tokens over ``prefill_context`` cached ones. ``fit`` are
-    the errors at the points that the times were fitted to, ``held_out`` at others.
+    the errors of the device's times at the points that were fitted, ``held_out`` at others;
+    ``held_out_asking`` are those of asking for work, where that takes a time of its own. ``not_captured``:
+    points at which the device's time may be that of asking (`hosts.bench.kernels`).
     """
 
     measured_at: str
@@ -47,6 +49,9 @@ class KernelProfile(Section, frozen=True):
     fit: Residuals
     held_out: Residuals
     times: KernelTimes
+    held_out_asking: Residuals | None = None
+    not_captured: int = 0
+    not_captured_reason: str = ""
 
 
 class HardwareProfile(Section, frozen=True):

@@ -61,15 +61,28 @@ class Kernels(msgspec.Struct, frozen=True):
         return _START_S + _SLOWER * points * self.seconds
 
 
+class PointTimes(msgspec.Struct, frozen=True):
+    """Seconds of a point on the device, and those of asking for it: 0 where asking is computing."""
+
+    device_s: float
+    asking_s: float
+
+
 class Measured(msgspec.Struct, frozen=True):
     """Median seconds of every point, in their order, and what they were measured on; ``gemm_flops_per_s``:
-    the best rate of a large BF16 matrix product beside them."""
+    the best rate of a large BF16 matrix product beside them.
+
+    At ``not_captured`` points ``device_s`` is the longer of computing and asking: the device would not record
+    them, ``reason`` says why for the first.
+    """
 
     device: str
     software: str
     gemm_flops_per_s: float
-    attention_s: tuple[float, ...]
-    tokens_s: tuple[float, ...]
+    attention: tuple[PointTimes, ...]
+    tokens: tuple[PointTimes, ...]
+    not_captured: int = 0
+    reason: str = ""
 
 
 def main() -> int:

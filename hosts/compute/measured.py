@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hosts.compute.prediction import Piece, Prediction
 from hosts.config import EngineConfig
-from hosts.kernel_times import KernelTimes, layers_s
+from hosts.kernel_times import Batch, KernelTimes
 from workloads.models import Attention, find_model
 
 
@@ -22,34 +22,37 @@ def prediction_of(config: EngineConfig) -> Prediction:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredPrediction(Prediction):
-    """See `Prediction`. What it takes to ask for the work is in the kernels' times already."""
+    """See `Prediction`. The host's engines that are not of the group are taken to ask for as much."""
 
     kernels: KernelTimes
 
     def attention_s(self, cached_tokens: int, new_tokens: int) -> float:
-        """See `Prediction`."""
-        return self.kernels.attention_s(self._kinds, cached_tokens, new_tokens)
+        """See `Prediction`: on the device, beyond what any batch takes."""
+        batch = [(cached_tokens, new_tokens)]
+        return self.kernels.prefill_s(self._kinds, batch) - self.kernels.prefill_s(self._kinds, [])
 
     def prompt_s(self, cached_tokens: int, new_tokens: int) -> float:
-        """See `Prediction`."""
+        """See `Prediction`: on the device."""
         return self.attention_s(cached_tokens, new_tokens) + self.kernels.shared_s(new_tokens, 1)
 
     def forward_s(self, batches: Sequence[Sequence[Piece]]) -> float:
         """See `Prediction`."""
-        attention_s = max(sum(self.attention_s(*piece) for piece in batch) for batch in batches)
         pieces, engines = [piece for batch in batches for piece in batch], len(batches)
         new_tokens = sum(piece.new_tokens for piece in pieces)
+        attention_s = max(self.kernels.prefill_s(self._kinds, batch) for batch in batches)
         shared_s = self.kernels.shared_s(new_tokens / engines, len(pieces) / engines)
-        return layers_s(self.kernels.prefill) + attention_s + shared_s
+        return max(attention_s + shared_s, self._asking_s(batches))
 
     def decode_step_s(self, contexts: Sequence[Sequence[int]]) -> float:
         """See `Prediction`."""
-        attention_s = max(
-            sum(self.kernels.decode_attention_s(self._kinds, context) for context in engine)
-            for engine in contexts
-        )
         each = sum(map(len, contexts)) / len(contexts)
-        return layers_s(self.kernels.decode) + attention_s + self.kernels.shared_s(each, each)
+        attention_s = max(self.kernels.decode_s(self._kinds, engine) for engine in contexts)
+        batches = [[(context, 1) for context in engine] for engine in contexts]
+        return max(attention_s + self.kernels.shared_s(each, each), self._asking_s(batches))
+
+    def _asking_s(self, batches: Sequence[Batch]) -> float:
+        groups = max(1.0, self.config.host_engines / len(batches))
+        return groups * self.kernels.asking_s(self._kinds, batches)
 
     @property
     def _kinds(self) -> list[Attention]:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 
 import torch
 
-from hosts.bench.kernels import AttentionPoint, Kernels, Measured, TokenPoint
-from hosts.compute.torch.device import Lane, find_devices, open_lane
+from hosts.bench.kernels import AttentionPoint, Kernels, Measured, PointTimes, TokenPoint
+from hosts.compute.torch.device import find_devices
 from hosts.compute.torch.layers import Layers
+from hosts.compute.torch.stopwatch import Stopwatch, Times, Work, open_stopwatch
 from hosts.compute.torch.weights import weights
 from hosts.facts import host_facts
 from workloads.models import find_model
 
-_AT_ONCE = 4
 _GEMM_SIZES = {"cpu": (1024,), "cuda": (4096, 8192, 16384)}
-Work = Callable[[], object]
 
 
 def measured(kernels: Kernels) -> Measured:
@@ -28,14 +25,18 @@ def measured(kernels: Kernels) -> Measured:
     (device,) = find_devices(kernels.device, (kernels.gpu,) if kernels.gpu else (), 1)
     with torch.inference_mode():
         work = list(_work(kernels, device))
-        lane = open_lane(device)
-        seconds = _medians(lane, work, kernels.seconds, kernels.rounds)
+        stopwatch = open_stopwatch(device)
+        times = _in_rounds(stopwatch, work, kernels.seconds, kernels.rounds)
+        points = [PointTimes(statistics.median(t.device_s), statistics.median(t.asking_s)) for t in times]
+        not_captured = [t.not_captured for t in times if t.not_captured]
         return Measured(
             _name(device),
             f"torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}",
-            _gemm_flops_per_s(lane, device, kernels.seconds),
-            seconds[: len(kernels.attention)],
-            seconds[len(kernels.attention) :],
+            _gemm_flops_per_s(stopwatch, device, kernels.seconds),
+            tuple(points[: len(kernels.attention)]),
+            tuple(points[len(kernels.attention) :]),
+            len(not_captured),
+            not_captured[0] if not_captured else "",
         )
 
 
@@ -61,46 +62,24 @@ def _work(kernels: Kernels, device: torch.device) -> Sequence[Work]:
     return [*map(attention, kernels.attention), *map(of_tokens, kernels.tokens)]
 
 
-def _medians(lane: Lane, work: Sequence[Work], seconds: float, rounds: int) -> tuple[float, ...]:
-    """Of each piece of work, over all its runs in all rounds."""
+def _in_rounds(stopwatch: Stopwatch, work: Sequence[Work], seconds: float, rounds: int) -> list[Times]:
+    """Of each piece of work, all its runs in all rounds."""
     order, shuffle = list(range(len(work))), random.Random(1).shuffle
-    found: list[list[float]] = [[] for _ in work]
+    found = [Times() for _ in work]
     for _ in range(rounds):
         shuffle(order)
         for at in order:
-            found[at] += _times(lane, work[at], seconds / rounds)
-    return tuple(map(statistics.median, found))
+            found[at].add(stopwatch.times(work[at], seconds / rounds))
+    return found
 
 
-def _times(lane: Lane, work: Work, seconds: float) -> list[float]:
-    """Seconds of each run, some at a time, after one that warms up.
-
-    A run's time is from the end of the one before to its own, on the device: what it computes or, where that
-    takes longer, what asking for it takes.
-    """
-    with lane.entered():
-        work()
-        lane.mark().wait()
-        times: list[float] = []
-        ends_at = time.perf_counter() + seconds
-        while not times or time.perf_counter() < ends_at:
-            marks = [lane.mark()]
-            for _ in range(_AT_ONCE):
-                work()
-                marks.append(lane.mark())
-            marks[-1].wait()
-            times += [after.ns_since(before) / 1e9 for before, after in pairwise(marks)]
-    return times
-
-
-def _gemm_flops_per_s(lane: Lane, device: torch.device, seconds: float) -> float:
+def _gemm_flops_per_s(stopwatch: Stopwatch, device: torch.device, seconds: float) -> float:
     """The device's best rate over some sizes of square BF16 matrices."""
     best = 0.0
     for size in _GEMM_SIZES[device.type]:
-        with lane.entered():
-            left, right = weights(device, size, size), weights(device, size, size)
-        times = _times(lane, partial(torch.mm, left, right), seconds)
-        best = max(best, 2 * size**3 / statistics.median(times))
+        left, right = weights(device, size, size), weights(device, size, size)
+        times = stopwatch.times(partial(torch.mm, left, right), seconds)
+        best = max(best, 2 * size**3 / statistics.median(times.device_s))
     return best
 
 

@@ -10,10 +10,12 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed here (tox -e torch installs it)")
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from hosts.compute.torch.attention import _flash_attention, _masked_attention, attention_layer
 from hosts.compute.torch.mlp import Dense, Head, MixtureOfExperts, expert_rows
+from hosts.kernel_work import asking_work, prefill_work
 from workloads.models import MODELS, Attention, LatentAttention, Model
 
 NOWHERE = torch.device("meta")
@@ -78,6 +80,50 @@ def test_prefill_computes_little_more_than_the_geometry_counts(
     window = getattr(kind, "window", None) or 0
     masked = (new * new if not window else new * (new + window)) * per_key
     assert expected <= counted <= expected + sums + masked
+
+
+@pytest.mark.parametrize(("model", "kind"), KINDS)
+@pytest.mark.parametrize(
+    ("cached", "new"), [(0, 1), (0, 700), (40, 30), (900, 700), (1000, 16), (30_000, 40), (65_000, 3000)]
+)
+def test_predicted_work_is_what_the_kernels_compute(
+    model: Model, kind: Attention, cached: int, new: int
+) -> None:
+    work = prefill_work(kind, [(cached, new)])
+    if isinstance(kind, LatentAttention):
+        each = kind.heads * 2 * (2 * kind.kv_lora_rank + kind.rope_dim)
+        indexer = kind.indexer
+        index_each = 0 if indexer is None else 2 * indexer.heads * (indexer.dim + 1)
+    else:
+        each, index_each = kind.query_heads * 4 * kind.head_dim, 0
+    scored = (work.score + work.masked_score) * each + work.index_score * index_each
+    expected = 2 * kind.parameters(model.hidden) * new + scored
+    assert attention_flops(model, kind, cached, new) == expected
+
+
+class Softmaxes(TorchDispatchMode):
+    """Counts the parts of rows that latent attention computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found += func is torch.ops.aten._softmax.default
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(("model", "kind"), [k for k in KINDS if isinstance(k.values[1], LatentAttention)])
+@pytest.mark.parametrize("batch", [[(65_000, 3000)], [(30_000, 700)] * 3, [(500, 1)] * 2])
+def test_parts_of_rows_are_as_many_as_asking_is_predicted_by(
+    model: Model, kind: Attention, batch: list[tuple[int, int]]
+) -> None:
+    layer = attention_layer(kind, model.hidden, NOWHERE)
+    entries = [(cache(model, cached + new), new) for cached, new in batch]
+    with Softmaxes() as softmaxes:
+        layer(hidden(model, sum(new for _, new in batch)), entries)
+    work = asking_work(kind, batch)
+    assert work.request + work.part == softmaxes.found
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
