@@ -141,13 +141,15 @@ def _growing(first: int, factor: int, last: int) -> Iterator[int]:
 
 
 def _contexts(kind: Attention, plan: ComputePlan) -> list[int]:
-    """Ascending; among them where attention has as many keys as it ever picks, from where on it takes as long
-    for more."""
-    saturates = (
-        kind.window if isinstance(kind, GroupedQueryAttention) else kind.indexer and kind.indexer.top_k
-    )
+    """Ascending; among them one at which attention picks as many keys as it ever does, and one below it."""
     contexts = {*_growing(_LEAST_CONTEXT, _CONTEXTS_GROW, plan.longest_context)}
-    return sorted(contexts | ({saturates} if saturates and saturates <= plan.longest_context else set()))
+    if (
+        most := kind.window
+        if isinstance(kind, GroupedQueryAttention)
+        else kind.indexer and kind.indexer.top_k
+    ):
+        contexts |= {most // _CONTEXTS_GROW, most}
+    return sorted(context for context in contexts if context <= plan.longest_context)
 
 
 def _held_out(plan: ComputePlan) -> Iterator[AttentionPoint]:

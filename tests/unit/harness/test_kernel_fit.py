@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,8 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.calibration.compute import REFERENCE_NEW, ComputePlan, calibrate_compute
-from harness.calibration.kernel_fit import attention_s, fit_attention, residuals, token_times
+from harness.calibration.compute import REFERENCE_NEW, ComputePlan, _Points, calibrate_compute
+from harness.calibration.kernel_fit import (
+    batch,
+    device_work,
+    fit_attention,
+    predicted,
+    residuals,
+    token_times,
+)
 from harness.calibration.kernels_table import kernels_remarks
 from harness.experiment import (
     Cluster,
@@ -24,33 +32,105 @@ from harness.experiment import (
     to_toml,
 )
 from harness.scale_model import scale
-from hosts.bench.kernels import AttentionPoint, Kernels, Measured
+from hosts.bench.kernels import AttentionPoint, Kernels, Measured, PointTimes
 from hosts.compute import Piece, prediction_of
-from hosts.kernel_times import AttentionTimes, TokenTimes, features
-from workloads.models import MODELS, find_model, prefill_flops
+from hosts.kernel_times import AttentionTimes, TokenTimes, Work, seconds
+from hosts.kernel_work import AskingWork, DecodeWork, PrefillWork, asking_work, decode_work, prefill_work
+from workloads.models import MODELS, Attention, find_model, prefill_flops
 
 POINTS = [
     AttentionPoint(0, cached, new, requests)
-    for cached in (0, 1000, 5000, 30_000)
-    for new in (16, 100, 700)
+    for cached in (0, 60, 1000, 5000, 30_000)
+    for new in (1, 16, 100, 200, 400, 700, 1000)
     for requests in (1, 3)
 ]
-seconds = st.floats(1e-7, 1e-3)
 RATE = 1e12
+some_seconds = st.floats(1e-7, 1e-3)
+names = st.sampled_from(["dualpath-27b", "deepseek-v3-660b", "qwen2.5-32b", "gpt-oss-120b"])
 
 
-def planted(*coefficients: float) -> AttentionTimes:
-    layer_s, request_s, token_s, key_s, index_s, score_s = coefficients
-    return AttentionTimes(3, layer_s, request_s, token_s / 1e3, key_s / 1e4, index_s / 1e9, score_s / 1e9)
+@st.composite
+def planted(draw: st.DrawFn) -> AttentionTimes:
+    """Each count's part of a time is of the same order at a point of some thousand keys."""
+
+    def work(of: type[Work], orders: tuple[float, ...]) -> Any:
+        return of(*(draw(some_seconds) / order for order in orders))
+
+    return AttentionTimes(
+        3,
+        work(PrefillWork, (1, 1e2, 1e2, 1e2, 1e2, 1, 1e3, 1e5, 1e5, 1e4)),
+        work(DecodeWork, (1, 1, 1e3, 1e3)),
+        work(AskingWork, (1, 1, 1)),
+    )
 
 
-@given(st.tuples(*[seconds] * 6), st.sampled_from(["dualpath-27b", "qwen2.5-32b", "gpt-oss-120b"]))
-def test_what_was_planted_is_predicted_anywhere(coefficients: tuple[float, ...], name: str) -> None:
-    kind, times = find_model(name).attention[-1][1], planted(*coefficients)
-    found = fit_attention(kind, 3, POINTS, [attention_s(times, kind, point) for point in POINTS])
-    elsewhere = AttentionPoint(0, 12_345, 321, 2)
-    assert attention_s(found, kind, elsewhere) == pytest.approx(attention_s(times, kind, elsewhere), rel=1e-3)
-    assert min(msgspec.structs.astuple(found)) >= 0
+@given(planted(), names)
+def test_what_was_planted_is_predicted_anywhere(times: AttentionTimes, name: str) -> None:
+    kind = find_model(name).attention[-1][1]
+    found = fit_attention(kind, 3, {point: predicted(times, kind, point) for point in POINTS})
+    for elsewhere in (AttentionPoint(0, 12_345, 321, 2), AttentionPoint(0, 12_345, 1, 2)):
+        expected, there = predicted(times, kind, elsewhere), predicted(found, kind, elsewhere)
+        assert there.device_s == pytest.approx(expected.device_s, rel=1e-3)
+        assert there.asking_s == pytest.approx(expected.asking_s, rel=1e-3)
+    for work in (found.prefill, found.decode, found.asking):
+        assert min(msgspec.structs.astuple(work)) >= 0
+
+
+@given(planted(), names, st.integers(0, 60_000), st.integers(1, 4000), st.integers(1, 500))
+def test_more_to_attend_to_never_takes_less(
+    times: AttentionTimes, name: str, cached: int, new: int, more: int
+) -> None:
+    kind = find_model(name).attention[-1][1]
+
+    def taken(*batch: tuple[int, int]) -> float:
+        return seconds(times.prefill, prefill_work(kind, batch))
+
+    least = taken((cached, new))
+    assert taken((cached, new), (cached, more)) >= least
+    assert taken((cached, new + more)) >= least
+    assert taken((cached + more, new)) >= least
+    step = seconds(times.decode, decode_work(kind, [cached]))
+    assert seconds(times.decode, decode_work(kind, [cached + more])) >= step
+    assert seconds(times.decode, decode_work(kind, [cached, cached])) >= step
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_two_coefficients_can_stand_for_each_other(name: str) -> None:
+    """What is measured tells all counts apart that a kind of attention has."""
+    points = _Points.of(plan(name))
+    for number, (_, kind) in enumerate(find_model(name).attention):
+        prefill, decode = ([p for p in of if p.kind == number] for of in (points.prefill, points.decode))
+        works = [[device_work(kind, p) for p in prefill], [device_work(kind, p) for p in decode]]
+        works.append([asking_work(kind, batch(p)) for p in (*prefill, *decode)])
+        for of in works:
+            rows = np.array([msgspec.structs.astuple(work) for work in of], dtype=float)
+            rows = rows[:, rows.any(axis=0)]
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+            rows /= np.linalg.norm(rows, axis=0)
+            assert np.linalg.matrix_rank(rows, tol=1e-4) == rows.shape[1]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_held_out_points_are_inside_the_grid_the_small_ones_too(name: str) -> None:
+    points = _Points.of(plan(name))
+    for held_out, grid in (
+        ([p for p in points.held_out if p.new_tokens > 1], points.prefill),
+        ([p for p in points.held_out if p.new_tokens == 1], points.decode),
+    ):
+        for size in ("cached_tokens", "new_tokens", "requests"):
+            found, measured = ([getattr(p, size) for p in of] for of in (held_out, grid))
+            assert min(measured) <= min(found) <= max(found) <= max(measured)
+        assert min(p.cached_tokens for p in held_out) < 1024
+        assert not set(held_out) & set(grid)
+
+
+@pytest.mark.parametrize("name", ["dualpath-27b", "gpt-oss-120b"])
+def test_contexts_at_which_attention_saturates_are_measured(name: str) -> None:
+    points = _Points.of(plan(name))
+    saturates = {"dualpath-27b": 1024, "gpt-oss-120b": 128}[name]
+    kind = len(find_model(name).attention) - 1
+    contexts = {p.cached_tokens for p in points.decode if p.kind == kind}
+    assert {64, 256, saturates, 65_536} <= contexts
 
 
 @given(
@@ -62,8 +142,9 @@ def test_what_was_planted_is_predicted_anywhere(coefficients: tuple[float, ...],
     )
 )
 def test_more_tokens_never_take_less_and_none_take_nothing(pairs: list[tuple[int, float]]) -> None:
-    times = token_times(2, [tokens for tokens, _ in pairs], [taken for _, taken in pairs])
+    times = token_times(2, [tokens for tokens, _ in pairs], [taken for _, taken in pairs], [0.0, 2.0, 3.0])
     assert times.of(0) == 0
+    assert times.asking_s == 2.0
     asked = np.linspace(1, 20_000, 200)
     taken = [times.of(tokens) for tokens in asked]
     assert (np.diff(taken) >= -1e-12).all()
@@ -76,22 +157,21 @@ def test_residuals_are_relative() -> None:
     assert found.largest == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_features_are_the_geometry_s_flops(name: str) -> None:
-    for _, kind in find_model(name).attention:
-        one, new, keys, index_flops, score_flops = features(kind, 3000, 100)
-        assert (one, new, keys) == (1, 100, 3100)
-        assert index_flops + score_flops == kind.score_flops(3000, 100)
+ASKING_S = 1e-9
 
 
 def at_a_rate(kernels: Kernels) -> Measured:
-    """A device that computes everything at one rate, and nothing else takes time."""
+    """A device that computes everything at one rate, and nothing else takes time; asking takes ASKING_S for
+    each layer, request and part of rows."""
     model = find_model(kernels.model)
     attention = []
     for point in kernels.attention:
         kind = model.attention[point.kind][1]
-        flops = 2 * kind.parameters(model.hidden) * point.new_tokens
-        attention.append(point.requests * (flops + kind.score_flops(point.cached_tokens, point.new_tokens)))
+        work = device_work(kind, point)
+        flops = 2 * kind.parameters(model.hidden) * point.new_tokens * point.requests
+        flops += work.score * kind_flops(kind) + work.index_score * (kind.index_flops(0, 1))
+        asked = sum(msgspec.structs.astuple(asking_work(kind, batch(point))))
+        attention.append(PointTimes(flops / RATE, ASKING_S * asked))
     moe_layers = model.layers - model.dense_layers
     dense = 2 * 3 * model.hidden * model.dense_intermediate
     of_part = {
@@ -99,10 +179,13 @@ def at_a_rate(kernels: Kernels) -> Measured:
         "experts": (model.mlp_flops(1) - model.dense_layers * dense) / max(1, moe_layers),
         "head": model.head_flops,
     }
-    tokens = [of_part[point.part] * point.tokens for point in kernels.tokens]
-    return Measured(
-        "a test's", "none", RATE, tuple(x / RATE for x in attention), tuple(x / RATE for x in tokens)
-    )
+    tokens = [PointTimes(of_part[point.part] * point.tokens / RATE, ASKING_S) for point in kernels.tokens]
+    return Measured("a test's", "none", RATE, tuple(attention), tuple(tokens))
+
+
+def kind_flops(kind: Attention) -> int:
+    """Of attention's scores and values, one key for one token."""
+    return kind.score_flops(0, 1) - kind.index_flops(0, 1)
 
 
 def plan(name: str, engines: int = 2) -> ComputePlan:
@@ -128,6 +211,8 @@ def test_a_device_of_one_rate_is_predicted_as_flops_over_it(name: str, tmp_path:
     assert load_profile(str(file)) == calibrated
     kernels = calibrated.kernels[name]
     assert kernels.held_out.largest < 0.01
+    assert kernels.held_out_asking is not None
+    assert kernels.held_out_asking.largest < 0.01
     assert kernels.prefill_tflop_per_s * 1e12 == pytest.approx(RATE, rel=0.01)
     assert [line for line in kernels_remarks(kernels) if line.startswith("warning")] == []
     by_flops = scale(experiment(name), load_profile("hopper-400g").replaced({"gpu_memory": 2000}), model, 64)
@@ -167,9 +252,9 @@ def test_a_fit_that_predicts_badly_is_said() -> None:
         found = at_a_rate(kernels)
         chance = np.random.default_rng(4)
         attention = tuple(
-            s * f for s, f in zip(found.attention_s, chance.uniform(0.5, 2, 10_000), strict=False)
+            PointTimes(times.device_s * chance.uniform(0.5, 2), times.asking_s) for times in found.attention
         )
-        return msgspec.structs.replace(found, attention_s=attention)
+        return msgspec.structs.replace(found, attention=attention)
 
     kernels = calibrate_compute(plan("toy-latent"), load_profile("hopper-400g"), noisy).kernels["toy-latent"]
     [warning] = [line for line in kernels_remarks(kernels) if line.startswith("warning")]
@@ -177,5 +262,30 @@ def test_a_fit_that_predicts_badly_is_said() -> None:
 
 
 def test_token_times_between_points() -> None:
-    times = TokenTimes(1, (1, 10), (1.0, 10.0))
+    times = TokenTimes(1, 0.0, (1, 10), (1.0, 10.0))
     assert (times.of(0.5), times.of(4), times.of(20)) == (1.0, 4.0, 20.0)
+
+
+def test_a_device_that_cannot_capture_is_said() -> None:
+    def uncaptured(kernels: Kernels) -> Measured:
+        return msgspec.structs.replace(at_a_rate(kernels), not_captured=3, reason="capture invalidated")
+
+    kernels = calibrate_compute(plan("toy-latent"), load_profile("hopper-400g"), uncaptured).kernels
+    [warning] = [line for line in kernels_remarks(kernels["toy-latent"]) if line.startswith("warning")]
+    assert "at 3 points" in warning
+    assert "capture invalidated" in warning
+
+
+def test_where_asking_is_computing_it_takes_no_time_of_its_own() -> None:
+    def cpu(kernels: Kernels) -> Measured:
+        found = at_a_rate(kernels)
+        return msgspec.structs.replace(
+            found,
+            attention=tuple(PointTimes(t.device_s, 0) for t in found.attention),
+            tokens=tuple(PointTimes(t.device_s, 0) for t in found.tokens),
+        )
+
+    kernels = calibrate_compute(plan("toy-latent"), load_profile("hopper-400g"), cpu).kernels["toy-latent"]
+    assert kernels.held_out_asking is None
+    kinds = [kind for _, kind in find_model("toy-latent").attention]
+    assert kernels.times.asking_s(kinds, [[(1000, 100)]] * 8) == 0
