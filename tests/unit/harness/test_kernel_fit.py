@@ -240,7 +240,9 @@ def experiment(model: str, profile: str = "hopper-400g", hosts: int = 1) -> Expe
 def test_kernels_of_other_shares_of_the_experts_are_refused() -> None:
     calibrated = calibrate_compute(plan("dualpath-27b", engines=8), load_profile("hopper-400g"), at_a_rate)
     model = find_model("dualpath-27b")
-    assert scale(experiment(model.name), calibrated, model, 64).engines["decode"].kernels is not None
+    decode = scale(experiment(model.name), calibrated, model, 64).engines["decode"]
+    assert decode.kernels is not None
+    assert decode.host_engines == 8
     with pytest.raises(ExperimentError, match=r"over 8 engines, but this experiment has 16 .*--engines 16"):
         scale(experiment(model.name, hosts=2), calibrated, model, 64)
     dense = find_model("qwen2.5-32b")

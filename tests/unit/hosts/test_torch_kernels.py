@@ -101,29 +101,33 @@ def test_predicted_work_is_what_the_kernels_compute(
     assert attention_flops(model, kind, cached, new) == expected
 
 
-class Softmaxes(TorchDispatchMode):
-    """Counts the parts of rows that latent attention computes."""
+class Calls(TorchDispatchMode):
+    """Counts what latent attention does besides products: parts of rows, and FP8 numbers converted."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found = 0
+        self.parts = self.converted = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.found += func is torch.ops.aten._softmax.default
+        if func is torch.ops.aten._softmax.default:
+            self.parts += 1
+        if func is torch.ops.aten._to_copy.default and args[0].dtype is torch.float8_e4m3fn:
+            self.converted += args[0].numel()
         return func(*args, **kwargs or {})
 
 
 @pytest.mark.parametrize(("model", "kind"), [k for k in KINDS if isinstance(k.values[1], LatentAttention)])
-@pytest.mark.parametrize("batch", [[(65_000, 3000)], [(30_000, 700)] * 3, [(500, 1)] * 2])
-def test_parts_of_rows_are_as_many_as_asking_is_predicted_by(
-    model: Model, kind: Attention, batch: list[tuple[int, int]]
+@pytest.mark.parametrize("batch", [[(65_000, 3000)], [(30_000, 700)] * 3, [(9000, 4)], [(500, 1)] * 2])
+def test_predicted_parts_of_rows_and_entries_are_those_of_the_kernels(
+    model: Model, kind: LatentAttention, batch: list[tuple[int, int]]
 ) -> None:
     layer = attention_layer(kind, model.hidden, NOWHERE)
     entries = [(cache(model, cached + new), new) for cached, new in batch]
-    with Softmaxes() as softmaxes:
+    with Calls() as calls:
         layer(hidden(model, sum(new for _, new in batch)), entries)
-    work = asking_work(kind, batch)
-    assert work.request + work.part == softmaxes.found
+    asking = asking_work(kind, batch)
+    assert asking.request + asking.part == calls.parts
+    assert prefill_work(kind, batch).entry * kind.kv_lora_rank == calls.converted
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
