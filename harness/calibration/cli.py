@@ -14,7 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from harness import interrupts
-from harness.calibration.compute import ComputePlan, calibrate_compute, measured_here
+from harness.calibration.compute import calibrate_compute, measured_here
+from harness.calibration.kernel_points import ComputePlan
 from harness.calibration.kernels_table import kernels_remarks, kernels_table
 from harness.calibration.measure import calibrate
 from harness.calibration.on_host import host_of, measured_on

@@ -60,11 +60,11 @@ def batch(point: AttentionPoint) -> list[tuple[int, int]]:
 
 
 def token_times(
-    layers: int, tokens: Sequence[int], seconds: Sequence[float], asking_s: Sequence[float]
+    layers: int, tokens: Sequence[int], device_s: Sequence[float], asking_s: Sequence[float]
 ) -> TokenTimes:
     """Through the measured points; more tokens never take less time. Asking takes the points' median."""
     order = np.argsort(tokens)
-    rising = np.maximum.accumulate(np.asarray(seconds)[order])
+    rising = np.maximum.accumulate(np.asarray(device_s)[order])
     return TokenTimes(
         layers,
         float(np.median(asking_s)),

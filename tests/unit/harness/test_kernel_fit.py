@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.calibration.compute import REFERENCE_NEW, ComputePlan, _Points, calibrate_compute
+from harness.calibration.compute import calibrate_compute
 from harness.calibration.kernel_fit import (
     batch,
     device_work,
@@ -20,6 +20,7 @@ from harness.calibration.kernel_fit import (
     residuals,
     token_times,
 )
+from harness.calibration.kernel_points import REFERENCE_NEW, ComputePlan, Points
 from harness.calibration.kernels_table import kernels_remarks
 from harness.experiment import (
     Cluster,
@@ -97,7 +98,7 @@ def test_more_to_attend_to_never_takes_less(
 @pytest.mark.parametrize("name", MODELS)
 def test_no_two_coefficients_can_stand_for_each_other(name: str) -> None:
     """What is measured tells all counts apart that a kind of attention has."""
-    points = _Points.of(plan(name))
+    points = Points.of(plan(name))
     for number, (_, kind) in enumerate(find_model(name).attention):
         prefill, decode = ([p for p in of if p.kind == number] for of in (points.prefill, points.decode))
         works = [[device_work(kind, p) for p in prefill], [device_work(kind, p) for p in decode]]
@@ -112,7 +113,7 @@ def test_no_two_coefficients_can_stand_for_each_other(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_held_out_points_are_inside_the_grid_the_small_ones_too(name: str) -> None:
-    points = _Points.of(plan(name))
+    points = Points.of(plan(name))
     for held_out, grid in (
         ([p for p in points.held_out if p.new_tokens > 1], points.prefill),
         ([p for p in points.held_out if p.new_tokens == 1], points.decode),
@@ -126,7 +127,7 @@ def test_held_out_points_are_inside_the_grid_the_small_ones_too(name: str) -> No
 
 @pytest.mark.parametrize("name", ["dualpath-27b", "gpt-oss-120b"])
 def test_contexts_at_which_attention_saturates_are_measured(name: str) -> None:
-    points = _Points.of(plan(name))
+    points = Points.of(plan(name))
     saturates = {"dualpath-27b": 1024, "gpt-oss-120b": 128}[name]
     kind = len(find_model(name).attention) - 1
     contexts = {p.cached_tokens for p in points.decode if p.kind == kind}
