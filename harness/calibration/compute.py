@@ -23,7 +23,7 @@ def calibrate_compute(
 ) -> HardwareProfile:
     """``profile`` with the kernels of the plan's model as they are here:
 
-    1. choose the points: a grid to fit, others that the fit never sees, the reference prompt
+    1. choose the points: a grid to fit, others that the fit never sees, twice, the reference prompt
     2. ``measure`` them: `measured_here`, or on a host (`harness.calibration.on_host`)
     3. fit every part, and compare with what was held out
 
@@ -52,7 +52,9 @@ def measured_here(kernels: Kernels) -> Measured:
 
 
 def _fitted(plan: ComputePlan, points: Points, found: Measured) -> KernelProfile:
-    taken = dict(zip(points.kernels(plan).attention, found.attention, strict=True))
+    asked = points.kernels(plan).attention
+    once, again = len(asked) - len(points.held_out), found.attention[-len(points.held_out) :]
+    taken = dict(zip(asked[:once], found.attention[:once], strict=True))
     kinds = plan.model.attention
     grid = [*points.prefill, *points.decode]
     attention = tuple(
@@ -83,6 +85,9 @@ def _fitted(plan: ComputePlan, points: Points, found: Measured) -> KernelProfile
         prefill_tflop_per_s=prefill_flops(plan.model, context, REFERENCE_NEW) / reference_s / 1e12,
         fit=errors(grid, lambda of: of.device_s),
         held_out=errors(points.held_out, lambda of: of.device_s),
+        held_out_again=residuals(
+            [of.device_s for of in again], [taken[point].device_s for point in points.held_out]
+        ),
         held_out_asking=errors(points.held_out, lambda of: of.asking_s) if asks else None,
         not_captured=found.not_captured,
         not_captured_reason=found.reason,

@@ -78,8 +78,8 @@ class Points:
         )
 
     def kernels(self, plan: ComputePlan) -> Kernels:
-        """What is to be measured: attention in the order of the fields."""
-        attention = (*self.prefill, *self.decode, *self.held_out, *self.reference)
+        """What is to be measured: attention in the order of the fields, and what is held out once more."""
+        attention = (*self.prefill, *self.decode, *self.held_out, *self.reference, *self.held_out)
         return Kernels(
             plan.model.name,
             plan.device,

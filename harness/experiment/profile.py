@@ -32,8 +32,9 @@ class KernelProfile(Section, frozen=True):
 
     ``gemm_tflop_per_s`` is the device's best rate of a large BF16 matrix product then,
     ``prefill_tflop_per_s`` that of ``prefill_new`` tokens over ``prefill_context`` cached ones. ``fit`` are
-    the errors of the device's times at the points that were fitted, ``held_out`` at others;
-    ``held_out_asking`` are those of asking for work, where that takes a time of its own. ``not_captured``:
+    the errors of the device's times at the points that were fitted, ``held_out`` at others, which were
+    measured twice: ``held_out_again`` is how far the second time is from the first. ``held_out_asking`` are
+    the errors of asking for work, where that takes a time of its own. ``not_captured``:
     points at which the device's time may be that of asking (`hosts.bench.kernels`).
     """
 
@@ -48,6 +49,7 @@ class KernelProfile(Section, frozen=True):
     prefill_tflop_per_s: float
     fit: Residuals
     held_out: Residuals
+    held_out_again: Residuals
     times: KernelTimes
     held_out_asking: Residuals | None = None
     not_captured: int = 0

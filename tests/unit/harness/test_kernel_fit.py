@@ -212,6 +212,7 @@ def test_a_device_of_one_rate_is_predicted_as_flops_over_it(name: str, tmp_path:
     assert load_profile(str(file)) == calibrated
     kernels = calibrated.kernels[name]
     assert kernels.held_out.largest < 0.01
+    assert kernels.held_out_again.largest == 0
     assert kernels.held_out_asking is not None
     assert kernels.held_out_asking.largest < 0.01
     assert kernels.prefill_tflop_per_s * 1e12 == pytest.approx(RATE, rel=0.01)
@@ -262,6 +263,9 @@ def test_a_fit_that_predicts_badly_is_said() -> None:
     kernels = calibrate_compute(plan("toy-latent"), load_profile("hopper-400g"), noisy).kernels["toy-latent"]
     [warning] = [line for line in kernels_remarks(kernels) if line.startswith("warning")]
     assert "held-out points are predicted up to" in warning
+    assert kernels.held_out_again.points == kernels.held_out.points
+    assert 0.5 < kernels.held_out_again.largest < 3
+    assert f"they differ by up to {kernels.held_out_again.largest:.0%}" in warning
 
 
 def test_token_times_between_points() -> None:
