@@ -13,8 +13,7 @@ import msgspec
 
 from workloads.models import Attention, GroupedQueryAttention, LatentAttention
 
-WORKING_BYTES = 256 * 1024 * 1024
-"""Scores, or gathered entries, of the rows that are computed at once."""
+_WORKING_BYTES = 256 * 1024 * 1024
 _BF16_BYTES = 2
 
 
@@ -114,18 +113,19 @@ def _latent(kind: LatentAttention, cached: int, new: int) -> _Request:
     """As many rows at once as there is room for, over the keys that the last of them sees."""
     keys, indexer = cached + new, kind.indexer
     if indexer is None:
-        rows = _rows_at_once(kind.heads * keys * _BF16_BYTES)
+        rows = rows_at_once(kind.heads * keys * _BF16_BYTES)
         return _Request(keys, 0, _pairs(cached, new, rows, keys), 0, -(-new // rows))
     picked = min(indexer.top_k, keys)
     entry_bytes = (kind.kv_lora_rank + kind.rope_dim) * _BF16_BYTES
-    rows = _rows_at_once(max(picked * entry_bytes, indexer.heads * keys * _BF16_BYTES))
+    rows = rows_at_once(max(picked * entry_bytes, indexer.heads * keys * _BF16_BYTES))
     scores = _pairs(cached, new, rows, picked)
     entries = scores if new * picked < keys else keys
     return _Request(entries, _pairs(cached, new, rows, keys), scores, 0, -(-new // rows))
 
 
-def _rows_at_once(row_bytes: int) -> int:
-    return max(1, WORKING_BYTES // row_bytes)
+def rows_at_once(row_bytes: int) -> int:
+    """Rows whose scores, or gathered entries, are in memory together."""
+    return max(1, _WORKING_BYTES // row_bytes)
 
 
 def _pairs(cached: int, new: int, rows: int, limit: int) -> int:

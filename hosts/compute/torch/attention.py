@@ -15,11 +15,10 @@ import torch
 import torch.nn.functional as F
 
 from hosts.compute.torch.weights import weights
+from hosts.kernel_work import rows_at_once
 from workloads.models import Attention, GroupedQueryAttention, Indexer, LatentAttention
 
 _SCALED = 128  # latent values that share an FP32 scale
-_WORKING_BYTES = 256 * 1024 * 1024
-"""Scores, or gathered entries, that are in memory at once."""
 
 
 class AttentionLayer(Protocol):
@@ -124,7 +123,7 @@ class Latent:
     def _all_keys(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """[new, heads, latent + rope] over [keys, latent + rope] -> [new, heads, latent]."""
         new, heads, _ = queries.shape
-        at_once = _rows_at_once(heads * len(keys) * queries.element_size())
+        at_once = rows_at_once(heads * len(keys) * queries.element_size())
         attended = []
         for first in range(0, new, at_once):
             part = queries[first : first + at_once]
@@ -145,7 +144,7 @@ class Latent:
         pick = self._picker(entries, new * top_k)
         row_bytes = max(top_k * queries.shape[2] * queries.element_size(), self._sparse.row_bytes(keys))
         attended = []
-        at_once = _rows_at_once(row_bytes)
+        at_once = rows_at_once(row_bytes)
         for first in range(0, new, at_once):
             rows = slice(first, first + at_once)
             part = queries[rows]
@@ -234,10 +233,6 @@ def _masked_attention(
         enable_gqa=queries.shape[2] != keys.shape[2],
     )
     return attended.transpose(1, 2)
-
-
-def _rows_at_once(row_bytes: int) -> int:
-    return max(1, _WORKING_BYTES // row_bytes)
 
 
 def _hide_later(scores: torch.Tensor) -> None:
