@@ -21,7 +21,7 @@ import numpy as np
 
 from hosts.ceilings import storage_ceiling, transfer_ceiling
 from hosts.claim import ClaimedError
-from hosts.compute import NicPath, open_compute
+from hosts.compute import Compute, NicPath, open_compute
 from hosts.content import fill_blocks
 from hosts.control_stream import ControlLostError, attach
 from hosts.counters import open_counters
@@ -77,6 +77,7 @@ class Agent:
         self._resources = AsyncExitStack()
         self._opened: Host | None = None
         self._fetching: asyncio.Task[None] | None = None
+        self._ended = False
 
     async def serve(self, envelopes: AsyncIterator[Envelope]) -> None:
         """Until Shutdown, or the end of what comes; then everything is freed."""
@@ -94,6 +95,7 @@ class Agent:
                         case _:
                             self._start(self._answer(envelope))
             finally:
+                self._ended = True
                 await _cancel([*self._tasks])
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -143,17 +145,7 @@ class Agent:
         gpus = self._resources.enter_context(open_gpu_counters())
         self._telemetry = Telemetry(nics, host.storage, config.telemetry_interval_s, gpus)
         self._resources.push_async_callback(self._telemetry.close)
-        # In a thread: importing torch and making weights takes longer than the control node waits for a sign.
-        compute = await asyncio.to_thread(
-            open_compute,
-            config.compute,
-            config.engine,
-            config.engines,
-            config.geometry,
-            config.content_seed,
-            host.arena.view,
-            [await NicPath.open(*rail) for rail in host.rails] if config.compute.copy == "nic" else [],
-        )
+        compute = await _opened_compute(host)
         self._resources.push_async_callback(compute.close)
         self._prefill = PrefillService(
             host, compute, on_read_done=lambda turn_id: self._report(ReadDone(turn_id))
@@ -180,6 +172,8 @@ class Agent:
             await self._report(Failed(host, _reason(error), order.turn_id))
 
     def _in_band(self, payload: bytes) -> None:
+        if self._ended:  # what serves it is being given back
+            return
         match message := decode_in_band(payload):
             case PrefillRequest():
                 self._start(self._serve_prefill(message))
@@ -246,6 +240,32 @@ class Agent:
         if self._opened is None:
             raise RuntimeError("not configured yet: HostConfig comes first")
         return self._opened
+
+
+async def _opened_compute(host: Host) -> Compute:
+    """In a thread: importing torch and making weights takes longer than the control node waits for a sign.
+    Who is cancelled meanwhile waits for it, and gives back what it has taken."""
+    config = host.config
+    nics = [await NicPath.open(*rail) for rail in host.rails] if config.compute.copy == "nic" else []
+    opening = asyncio.ensure_future(
+        asyncio.to_thread(
+            open_compute,
+            config.compute,
+            config.engine,
+            config.engines,
+            config.geometry,
+            config.content_seed,
+            host.arena.view,
+            nics,
+        )
+    )
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait([opening])
+        if opening.exception() is None:
+            await opening.result().close()
+        raise
 
 
 def _reason(error: BaseException) -> str:

@@ -2,8 +2,11 @@
 
 Word w of block b is ``mix(w ^ mix(seed ^ salt)) ^ mix(b ^ mix(seed))``, little-endian, where mix is
 splitmix64 (Steele, Lea and Flood, OOPSLA 2014) used as a counter-based hash. The first term is one
-table for all blocks, so filling costs one exclusive-or a word; blocks of different ids differ in every word,
-and a word in the wrong place of the right block differs as well. Not for secrets.
+table for all blocks, so filling costs one exclusive-or a word; blocks of different ids differ in every word
+(but for one pair in 2^56), and a word in the wrong place of the right block differs as well. Not for secrets.
+
+Bit 6 of every byte is 0: so no FP8, BF16 or FP32 number in it is infinite or none, and engines that compute
+with it have numbers to compute with.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from numpy.typing import NDArray
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _WORDS_SALT = np.uint64(0xD1B54A32D192ED03)
 _WORD = np.dtype("<u8")
+FINITE = 0xBF
+"""Bits of a byte that may be set."""
+_FINITE_WORD = np.uint64(0xBFBF_BFBF_BFBF_BFBF)
 _STRIP_WORDS = 16 * 1024
 """Filled in strips of 128 KiB of the table, which stay in a core's cache from block to block."""
 _COMPARED_BYTES = 128 * 1024
@@ -58,7 +64,7 @@ def _check_shape(blocks: NDArray[np.uint8], ids: NDArray[np.int64]) -> None:
 def salts(seed: int, ids: NDArray[np.int64]) -> NDArray[np.uint64]:
     """What the blocks ``ids`` [n] differ by: every word of a block is a word of `pattern` ^ its salt."""
     key = _splitmix64(np.array([seed & 0xFFFF_FFFF_FFFF_FFFF], np.uint64))
-    return _splitmix64(ids.astype(np.int64).view(np.uint64) ^ key)
+    return _splitmix64(ids.astype(np.int64).view(np.uint64) ^ key) & _FINITE_WORD
 
 
 def _splitmix64(counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -73,6 +79,6 @@ def pattern(seed: int, block_bytes: int) -> NDArray[np.uint64]:
     """The words that all blocks share, the last one perhaps only in part."""
     key = _splitmix64(np.array([seed & 0xFFFF_FFFF_FFFF_FFFF], np.uint64) ^ _WORDS_SALT)
     words = np.arange(-(-block_bytes // 8), dtype=np.uint64)
-    table = _splitmix64(words ^ key).astype(_WORD)
+    table = (_splitmix64(words ^ key) & _FINITE_WORD).astype(_WORD)
     table.flags.writeable = False
     return table

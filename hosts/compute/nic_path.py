@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +48,10 @@ class NicPath:
         """What was offered. Nothing is under way in it any more."""
         self._transport.deregister(region)
 
-    def write(self, source: Region, source_at: Strided, target: Region, target_at: Strided) -> None:
-        """Until the bytes are in place; raises `TransferError`."""
+    def write(self, source: Region, source_at: Strided, target: Region, target_at: Strided) -> Future[None]:
+        """Done when the bytes are in place, or with a `TransferError`."""
         work = self._connection.write(source, source_at, target.remote, target_at)
-        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
 
 def located(rows: NDArray[np.uint8], regions: Sequence[Region]) -> tuple[Region, Strided]:

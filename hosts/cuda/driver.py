@@ -36,6 +36,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuMemAlloc_v2": (_POINTER, _SIZE),
     "cuMemFree_v2": (DEVICE_POINTER,),
     "cuMemGetHandleForAddressRange": (_POINTER, DEVICE_POINTER, _SIZE, _INT, ctypes.c_ulonglong),
+    "cuFlushGPUDirectRDMAWrites": (_INT, _INT),
     "cuMemHostRegister_v2": (_POINTER, _SIZE, _FLAGS),
     "cuMemHostUnregister": (_POINTER,),
     "cuMemsetD8_v2": (DEVICE_POINTER, ctypes.c_ubyte, _SIZE),

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from hosts.cuda.driver import CudaError, Gpu, giving_back
 
 _DMA_BUF_SUPPORTED = 124  # CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED
+_WRITES_ORDERING = 118  # CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING
+_TO_OWNER = 100  # CU_GPU_DIRECT_RDMA_WRITES_ORDERING_OWNER, CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER
+_TARGET_CURRENT_CONTEXT = 0  # CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX
 _DMA_BUF_FD = 1  # CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD
 _PORTABLE = 1  # CU_MEMHOSTREGISTER_PORTABLE
 
@@ -52,6 +55,12 @@ class DeviceBuffer:
         with self.gpu.current():
             self.gpu.driver.call("cuMemcpyDtoH_v2", content.ctypes.data, self.address, self.nbytes)
         return content
+
+    def flush(self) -> None:
+        """Let the GPU see what NICs have written (GPUDirect RDMA), if it does not do so by itself."""
+        if self.gpu.attribute(_WRITES_ORDERING) < _TO_OWNER:
+            with self.gpu.current():
+                self.gpu.driver.call("cuFlushGPUDirectRDMAWrites", _TARGET_CURRENT_CONTEXT, _TO_OWNER)
 
     def close(self) -> None:
         """Free it. Copies and NICs must have let go of it before."""

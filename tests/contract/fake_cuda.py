@@ -52,6 +52,7 @@ _ARGUMENTS = {
     "cuMemAlloc_v2": "PS",
     "cuMemFree_v2": "D",
     "cuMemGetHandleForAddressRange": "PDSIL",
+    "cuFlushGPUDirectRDMAWrites": "II",
     "cuMemHostRegister_v2": "PSU",
     "cuMemHostUnregister": "P",
     "cuMemsetD8_v2": "DBS",
@@ -94,6 +95,7 @@ class FakeCuda:
 
     def __init__(self, version: int = 12080, gpus: int = 1) -> None:
         self.version, self.gpus, self.dma_buf_supported = version, gpus, 1
+        self.writes_ordering = 100  # a GPU sees what NICs write to it
         self.refused: dict[str, int] = {}
         self.refused_call = -1
         self.missing: set[str] = set()
@@ -195,8 +197,11 @@ class FakeCuda:
         ctypes.memmove(out, b"Fake GPU\0", 9)
 
     def _cuDeviceGetAttribute(self, out: int, attribute: int, device: int) -> None:
-        assert attribute == 124
-        ctypes.c_int.from_address(out).value = self.dma_buf_supported
+        found = {124: self.dma_buf_supported, 118: self.writes_ordering}
+        ctypes.c_int.from_address(out).value = found[attribute]
+
+    def _cuFlushGPUDirectRDMAWrites(self, target: int, scope: int) -> None:
+        assert (target, scope) == (0, 100)  # this context's GPU, for itself
 
     def _cuDevicePrimaryCtxRetain(self, out: int, device: int) -> None:
         assert device >= 40

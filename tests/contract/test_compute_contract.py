@@ -250,6 +250,19 @@ def test_requests_decode_over_what_was_loaded_and_over_nothing(kind: str, model:
     run(test())
 
 
+def test_an_end_while_kv_is_loaded_does_not_wait_for_itself(kind: str, model: str) -> None:
+    async def test() -> None:
+        kv = BufferedKv(0, 60, 0)
+        async with opened(kind, model) as compute:
+            loading = asyncio.create_task(compute.load(0, kv, 60 * GEOMETRY.block_tokens))
+            await asyncio.sleep(0)
+            await compute.close()
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+
+    run(test())
+
+
 def test_after_an_early_end_nobody_touches_host_memory(kind: str, model: str) -> None:
     async def test() -> None:
         kv = BufferedKv(0, 64, 8)

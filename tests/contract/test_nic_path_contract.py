@@ -65,12 +65,12 @@ def test_a_layer_goes_out_without_gaps_and_comes_back_to_where_it_lay(kind: str)
         rows, before = lab.layer(1), lab.blocks.copy()
         region, here = located(rows, [lab.nic.host_region])
         there = Strided(64, rows.size)
-        await asyncio.to_thread(lab.nic.write, region, here, lab.beside, there)
+        await asyncio.wrap_future(lab.nic.write(region, here, lab.beside, there))
         assert np.array_equal(lab.beside.view[64 : 64 + rows.size].reshape(rows.shape), rows)
         assert not lab.beside.view[:64].any()
         assert not lab.beside.view[64 + rows.size :].any()
         rows[:] = 0
-        await asyncio.to_thread(lab.nic.write, lab.beside, there, region, here)
+        await asyncio.wrap_future(lab.nic.write(lab.beside, there, region, here))
         assert np.array_equal(lab.blocks, before)
 
     in_lab(kind, test)
@@ -84,8 +84,8 @@ def test_both_directions_at_once_from_threads(kind: str) -> None:
             region, here = located(lab.layer(layer), [lab.nic.host_region])
             there = Strided(layer * each, each)
             for _ in range(3):
-                lab.nic.write(region, here, lab.beside, there)
-                lab.nic.write(lab.beside, there, region, here)
+                lab.nic.write(region, here, lab.beside, there).result()
+                lab.nic.write(lab.beside, there, region, here).result()
 
         with ThreadPoolExecutor(LAYERS) as threads:
             work = [threads.submit(there_and_back, layer) for layer in range(LAYERS)]
@@ -102,7 +102,7 @@ def test_what_was_withdrawn_is_not_written(kind: str) -> None:
         region, here = located(lab.layer(0), [lab.nic.host_region])
         lab.nic.withdraw(lab.beside)
         with pytest.raises(TransferError):
-            await asyncio.to_thread(lab.nic.write, region, here, lab.beside, Strided(0, here.nbytes))
+            await asyncio.wrap_future(lab.nic.write(region, here, lab.beside, Strided(0, here.nbytes)))
 
     in_lab(kind, test)
 

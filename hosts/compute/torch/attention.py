@@ -196,8 +196,12 @@ def _flash_attention(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int | None
 ) -> torch.Tensor:
     """[1, tokens, heads, dim] each. The kernel itself, as torch.nn.attention.varlen calls it: torch's choice
-    among kernels knows no window, and may take one that plans anew for every number of keys."""
-    left = -1 if window is None else window - 1
+    among kernels knows no window, and may take one that plans anew for every number of keys.
+
+    One token sees all keys that it is given. It gets no window, with which the kernel would not let the query
+    heads of a KV head read that together.
+    """
+    left, right = (-1, -1) if window is None or queries.shape[1] == 1 else (window - 1, 0)
     attended: torch.Tensor = torch.ops.aten._flash_attention_forward(
         queries,
         keys,
@@ -210,7 +214,7 @@ def _flash_attention(
         window is None,
         False,
         window_size_left=left,
-        window_size_right=0,
+        window_size_right=right,
     )[0]
     return attended
 

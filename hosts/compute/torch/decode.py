@@ -14,6 +14,9 @@ from hosts.compute.torch.device import Mark
 from hosts.compute.torch.engine import Engine
 from hosts.compute.torch.residence import Residence
 
+_AT_ONCE = 8
+"""Layers."""
+
 
 class TorchDecode:
     """See `DecodeSteps`."""
@@ -23,15 +26,14 @@ class TorchDecode:
 
     async def step(self, batches: Sequence[Sequence[Decoding]]) -> None:
         """See `DecodeSteps`."""
-        requests = -(-sum(map(len, batches)) // len(self._engines))
-        asked = [
-            engine.ask(partial(_step, engine, [_Taken.of(request) for request in batch], requests))
+        share = -(-sum(map(len, batches)) // len(self._engines))
+        steps = [
+            _Step(engine, [_Taken.of(request) for request in batch], share)
             for engine, batch in zip(self._engines, batches, strict=True)
         ]
-        for engine, mark in zip(
-            self._engines, await asyncio.gather(*map(asyncio.wrap_future, asked)), strict=True
-        ):
-            await engine.wait(engine.computing, mark)
+        for step in steps:
+            step.ask()
+        await asyncio.gather(*(step.computed() for step in steps))
 
 
 class _Taken(NamedTuple):
@@ -47,19 +49,44 @@ class _Taken(NamedTuple):
         return cls(request.context_tokens + 1, resident.slots if isinstance(resident, Residence) else None)
 
 
-def _step(engine: Engine, batch: Sequence[_Taken], share: int) -> Mark:
-    """One step: attention of the engine's ``batch``, MLPs and head of its ``share`` of all requests."""
-    memory = engine.memory
-    with engine.computing.entered():
-        slots = [_slots(engine, request) for request in batch]
-        for layer in range(memory.layers):
-            entries = [
-                (memory.entries(its[layer % len(its)], request.keys), 1)
-                for request, its in zip(batch, slots, strict=True)
-            ]
-            engine.layers.compute(layer, entries, share)
-        engine.layers.finish(share)
-        return engine.computing.mark()
+class _Step:
+    """One token of an engine: attention of its ``batch``, MLPs and head of its ``share`` of all requests."""
+
+    def __init__(self, engine: Engine, batch: Sequence[_Taken], share: int) -> None:
+        self._engine, self._batch, self._share = engine, batch, share
+
+    def ask(self) -> None:
+        """Some layers at a time: in between, the engine's thread comes to ask for copies."""
+        engine, layers = self._engine, range(self._engine.memory.layers)
+        parts = [layers[first : first + _AT_ONCE] for first in layers[::_AT_ONCE]]
+        self._asked = [
+            engine.ask(self._prepare),
+            *(engine.ask(partial(self._compute, part)) for part in parts),
+        ]
+        self._end = engine.ask(self._finish)
+
+    async def computed(self) -> None:
+        """Until the device is done."""
+        await asyncio.gather(*map(asyncio.wrap_future, self._asked))
+        await self._engine.wait(self._engine.computing, await asyncio.wrap_future(self._end))
+
+    def _prepare(self) -> None:
+        self._slots = [_slots(self._engine, request) for request in self._batch]
+
+    def _compute(self, layers: range) -> None:
+        engine = self._engine
+        with engine.computing.entered():
+            for layer in layers:
+                entries = [
+                    (engine.memory.entries(its[layer % len(its)], request.keys), 1)
+                    for request, its in zip(self._batch, self._slots, strict=True)
+                ]
+                engine.layers.compute(layer, entries, self._share)
+
+    def _finish(self) -> Mark:
+        with self._engine.computing.entered():
+            self._engine.layers.finish(self._share)
+        return self._engine.computing.mark()
 
 
 def _slots(engine: Engine, request: _Taken) -> Sequence[torch.Tensor]:

@@ -18,15 +18,16 @@ class Mark(Protocol):
     def wait(self) -> None:
         """Until the lane has come there; blocks the thread."""
 
-    def ns_since(self, earlier: Mark) -> int:
-        """Nanoseconds between two points that were reached."""
+
+class TimedMark(Mark, Protocol):
+    """A point of which it is known when it was reached."""
+
+    def ns_since(self, earlier: TimedMark) -> int:
+        """Nanoseconds between two points of a lane that were reached."""
 
 
 class Lane(Protocol):
-    """Work that a device does in order, beside that of other lanes: a CUDA stream."""
-
-    def entered(self) -> AbstractContextManager[object]:
-        """What torch is asked for inside goes to this lane."""
+    """Work that is done in order, beside that of other lanes."""
 
     def mark(self) -> Mark:
         """After all that the lane was given so far."""
@@ -35,9 +36,19 @@ class Lane(Protocol):
         """What the lane is given from now on waits for ``mark``, another lane's."""
 
 
+class DeviceLane(Lane, Protocol):
+    """A lane of what torch is asked for: a CUDA stream."""
+
+    def entered(self) -> AbstractContextManager[object]:
+        """What torch is asked for inside goes to this lane."""
+
+    def mark(self) -> TimedMark:
+        """See `Lane`."""
+
+
 class CudaLane:
-    """See `Lane`. It begins after what the calling thread has asked of the device outside any lane, such as
-    making weights."""
+    """See `DeviceLane`. It begins after what the calling thread has asked of the device outside any lane,
+    such as making weights."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)
@@ -45,7 +56,7 @@ class CudaLane:
         self.handle = int(self._stream.cuda_stream)
 
     def entered(self) -> AbstractContextManager[object]:
-        """See `Lane`."""
+        """See `DeviceLane`."""
         entered: AbstractContextManager[object] = torch.cuda.stream(self._stream)
         return entered
 
@@ -62,7 +73,7 @@ class CudaLane:
 
 
 class CudaMark:
-    """See `Mark`. Waiting for it blocks in the driver, and does not spin."""
+    """See `TimedMark`. Waiting for it blocks in the driver, and does not spin."""
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
         self.event = torch.cuda.Event(enable_timing=True, blocking=True)
@@ -72,17 +83,17 @@ class CudaMark:
         """See `Mark`."""
         self.event.synchronize()
 
-    def ns_since(self, earlier: Mark) -> int:
-        """See `Mark`."""
+    def ns_since(self, earlier: TimedMark) -> int:
+        """See `TimedMark`."""
         assert isinstance(earlier, CudaMark)
         return int(earlier.event.elapsed_time(self.event) * 1e6)
 
 
 class CpuLane:
-    """See `Lane`: done when asked for, so all of them are one."""
+    """See `DeviceLane`: done when asked for, so all of them are one."""
 
     def entered(self) -> AbstractContextManager[object]:
-        """See `Lane`."""
+        """See `DeviceLane`."""
         return nullcontext()
 
     def mark(self) -> CpuMark:
@@ -95,7 +106,7 @@ class CpuLane:
 
 
 class CpuMark:
-    """See `Mark`."""
+    """See `TimedMark`."""
 
     def __init__(self) -> None:
         self._at_ns = time.perf_counter_ns()
@@ -103,8 +114,8 @@ class CpuMark:
     def wait(self) -> None:
         """It was reached when it was made."""
 
-    def ns_since(self, earlier: Mark) -> int:
-        """See `Mark`."""
+    def ns_since(self, earlier: TimedMark) -> int:
+        """See `TimedMark`."""
         assert isinstance(earlier, CpuMark)
         return self._at_ns - earlier._at_ns
 
@@ -117,7 +128,7 @@ def bind(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def open_lane(device: torch.device) -> Lane:
+def open_lane(device: torch.device) -> DeviceLane:
     """A new lane of ``device``."""
     return CudaLane(device) if device.type == "cuda" else CpuLane()
 

@@ -16,7 +16,7 @@ import torch
 
 from hosts.compute.base import ComputeError
 from hosts.compute.torch.copying import CopyLanes
-from hosts.compute.torch.device import Lane, Mark, bind, open_lane
+from hosts.compute.torch.device import Lane, Mark, TimedMark, bind, open_lane
 from hosts.compute.torch.kv import KvMemory
 from hosts.compute.torch.layers import Layers
 
@@ -32,7 +32,11 @@ class Engine:
         self.computing = open_lane(memory.device)
         self._asking = ThreadPoolExecutor(1, f"engine {number}", initializer=partial(bind, memory.device))
         # One for each lane, whose marks come in order: a long copy keeps nobody from seeing a step's end.
-        self._waiting = {lane: ThreadPoolExecutor(1, f"engine {number} waits") for lane in self.lanes}
+        # They ask the device, too, whether it is there: without theirs they would be on the first GPU.
+        self._waiting = {
+            lane: ThreadPoolExecutor(1, f"engine {number} waits", initializer=partial(bind, memory.device))
+            for lane in self.lanes
+        }
 
     @property
     def lanes(self) -> tuple[Lane, Lane, Lane]:
@@ -46,6 +50,15 @@ class Engine:
     async def wait(self, lane: Lane, mark: Mark) -> None:
         """Until ``lane`` has come to ``mark``."""
         await asyncio.wrap_future(self._waiting[lane].submit(mark.wait))
+
+    async def computed_ns(self, begins: TimedMark, ends: TimedMark) -> int:
+        """From one mark of computing to another; until it has come there."""
+
+        def span_ns() -> int:
+            ends.wait()
+            return ends.ns_since(begins)
+
+        return await asyncio.wrap_future(self._waiting[self.computing].submit(span_ns))
 
     async def idle(self) -> None:
         """Until nothing that was asked for is under way."""

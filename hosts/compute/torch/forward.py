@@ -16,7 +16,7 @@ from types import TracebackType
 import torch
 
 from hosts.compute.base import Chunk
-from hosts.compute.torch.device import Mark
+from hosts.compute.torch.device import Mark, TimedMark
 from hosts.compute.torch.engine import Engine, all_idle
 from hosts.compute.torch.residence import Residence
 
@@ -28,8 +28,8 @@ class _Layer:
     """A layer that the device was given: computed from ``begins`` to ``computed``; when it is ``done``, its
     new KV is in host memory."""
 
-    begins: Mark
-    computed: Mark
+    begins: TimedMark
+    computed: TimedMark
     done: Mark
 
 
@@ -88,10 +88,9 @@ class EnginePass:
 
     def _copy_in(self, layer: int, slots: Sequence[torch.Tensor]) -> None:
         engine = self._engine
-        with engine.copy_in.entered():
-            for part, its in zip(self._parts, slots, strict=True):
-                if part.loads:
-                    engine.memory.load(engine.copy_in, part.chunk.kv.cached_rows(layer), its)
+        for part, its in zip(self._parts, slots, strict=True):
+            if part.loads:
+                engine.memory.load(engine.copy_in, part.chunk.kv.cached_rows(layer), its)
 
     def _write_new(self, layer: int, slots: Sequence[torch.Tensor]) -> None:
         with self._engine.computing.entered():
@@ -113,11 +112,10 @@ class EnginePass:
 
     def _copy_out(self, layer: int, slots: Sequence[torch.Tensor]) -> None:
         engine = self._engine
-        with engine.copy_out.entered():
-            for part, its in zip(self._parts, slots, strict=True):
-                if part.salts is not None:
-                    new = its[len(its) - len(part.salts) :]
-                    engine.memory.unload(engine.copy_out, new, part.chunk.kv.new_rows(layer))
+        for part, its in zip(self._parts, slots, strict=True):
+            if part.salts is not None:
+                new = its[len(its) - len(part.salts) :]
+                engine.memory.unload(engine.copy_out, new, part.chunk.kv.new_rows(layer))
 
     def _slots(self, part: _Part, layer: int) -> torch.Tensor:
         if isinstance(part.chunk.resident, Residence):
@@ -160,6 +158,8 @@ class TorchForward:
     async def computed(self, layer: int) -> None:
         """See `Forward`."""
         given = await asyncio.gather(*map(asyncio.wrap_future, self._given[layer]))
+        taken_ns = 0
         for engine, its in zip(self._engines, given, strict=True):
             await engine.wait(engine.copy_out, its.done)
-        self.compute_ns += max(its.computed.ns_since(its.begins) for its in given)
+            taken_ns = max(taken_ns, await engine.computed_ns(its.begins, its.computed))
+        self.compute_ns += taken_ns

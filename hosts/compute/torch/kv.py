@@ -1,7 +1,8 @@
 """KV in a device's memory: slots of true size for Layer Blocks, copies to and from host memory, new content.
 
 A scaled-down experiment has fewer bytes than a Layer Block in host memory: they fill the beginning of its
-slot. The rest is copied from and to a filler, so that copies take as long as in true size.
+slot. The rest is copied from a filler, and to memory that nobody reads, so that copies take as long as in
+true size.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _WORD_BYTES = 8
 
 class KvMemory:
     """How one device holds the KV of ``model``, moved as Layer Blocks of ``geometry``; ``filler`` is host
-    memory of at least a slot."""
+    memory, half of it numbers and half of it room, at least a slot each."""
 
     def __init__(
         self,
@@ -32,7 +33,8 @@ class KvMemory:
         device: torch.device,
         filler: NDArray[np.uint8],
     ) -> None:
-        self.device, self._moved_bytes, self._filler = device, geometry.layer_block_bytes, filler
+        self.device, self._moved_bytes = device, geometry.layer_block_bytes
+        self._filler, self._nowhere = filler[: len(filler) // 2], filler[len(filler) // 2 :]
         self.layers, self.block_tokens = geometry.layers, geometry.block_tokens
         self._entry_bytes = model.layer_kv_bytes_per_token
         self._slot_bytes = self.block_tokens * self._entry_bytes
@@ -59,22 +61,23 @@ class KvMemory:
             if len(part):
                 lane.load(part, slots[first : first + len(part), : self._moved_bytes])
             first += len(part)
-        for rest, filler in self._rests(slots[:first]):
+        for rest, filler in self._rests(slots[:first], self._filler):
             lane.load(filler, rest)
 
     def unload(self, lane: CopyLane, slots: torch.Tensor, rows: NDArray[np.uint8]) -> None:
         """Slots to host rows."""
         lane.unload(slots[:, : self._moved_bytes], rows)
-        for rest, filler in self._rests(slots):
-            lane.unload(rest, filler)
+        for rest, nowhere in self._rests(slots, self._nowhere):
+            lane.unload(rest, nowhere)
 
-    def _rests(self, slots: torch.Tensor) -> Iterator[tuple[torch.Tensor, NDArray[np.uint8]]]:
-        """What of ``slots`` has no bytes in host memory, and as many of the filler, some rows at a time."""
+    def _rests(
+        self, slots: torch.Tensor, memory: NDArray[np.uint8]
+    ) -> Iterator[tuple[torch.Tensor, NDArray[np.uint8]]]:
+        """What of ``slots`` has no bytes in host memory, and as many of ``memory``, some rows at a time."""
         rest_bytes = self._slot_bytes - self._moved_bytes
         if rest_bytes:
-            at_once = len(self._filler) // rest_bytes
-            for part in slots[:, self._moved_bytes :].split(at_once):
-                yield part, self._filler[: part.numel()].reshape(len(part), rest_bytes)
+            for part in slots[:, self._moved_bytes :].split(len(memory) // rest_bytes):
+                yield part, memory[: part.numel()].reshape(len(part), rest_bytes)
 
     def on_device(self, salts: NDArray[np.uint64]) -> torch.Tensor:
         """The salts of blocks, as `write_new` takes them."""

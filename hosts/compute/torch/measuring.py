@@ -14,6 +14,7 @@ from hosts.compute.torch.device import find_devices
 from hosts.compute.torch.layers import Layers
 from hosts.compute.torch.stopwatch import Stopwatch, Times, Work, open_stopwatch
 from hosts.compute.torch.weights import weights
+from hosts.content import FINITE
 from hosts.facts import host_facts
 from workloads.models import find_model
 
@@ -46,9 +47,11 @@ def _work(kernels: Kernels, device: torch.device) -> Sequence[Work]:
     layers = Layers(model, kernels.expert_engines, device)
     longest = max(p.requests * (p.cached_tokens + p.new_tokens) for p in kernels.attention)
     widest = max([p.requests * p.new_tokens for p in kernels.attention] + [p.tokens for p in kernels.tokens])
-    # Any bytes, as runs have: zeros draw less power, and clocks rise.
+    # Finite numbers of any kind, as runs have (`hosts.content`): zeros draw less power, and clocks rise.
     entry_bytes = model.layer_kv_bytes_per_token
-    cache = torch.randint(0, 256, (longest, entry_bytes), dtype=torch.uint8, device=device)
+    cache = torch.randint(0, 256, (longest, entry_bytes), dtype=torch.uint8, device=device).bitwise_and_(
+        FINITE
+    )
     hidden = weights(device, widest, model.hidden)
 
     def attention(point: AttentionPoint) -> Work:

@@ -7,11 +7,11 @@ KV, also of a GPU that shows the NIC little of its memory (BAR1).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from functools import partial
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -66,14 +66,15 @@ class LandingZone:
 
     def __init__(self, nic: NicPath, device: torch.device) -> None:
         nbytes = _HALVES * LANDING_BYTES
+        self._memory: DeviceBuffer | None = None
         with ExitStack() as resources:
             if device.type == "cuda":
                 gpu = Gpu(device.index)
                 resources.callback(gpu.close)
-                memory = DeviceBuffer(gpu, nbytes)
-                resources.callback(memory.close)
-                self.region = nic.offer(memory)
-                both = torch.as_tensor(_CudaArray(memory.address, nbytes), device=device)
+                self._memory = DeviceBuffer(gpu, nbytes)
+                resources.callback(self._memory.close)
+                self.region = nic.offer(self._memory)
+                both = torch.as_tensor(_CudaArray(self._memory.address, nbytes), device=device)
             else:
                 arena = BufferArena(nbytes, _PAGE_BYTES)
                 self.region = nic.offer(arena.view)
@@ -87,91 +88,118 @@ class LandingZone:
         nbytes = count * width
         return self.halves[half][:nbytes].view(count, width), Strided(half * LANDING_BYTES, nbytes)
 
+    def flush(self) -> None:
+        """The device sees what the NIC has written."""
+        if self._memory is not None:
+            self._memory.flush()
+
     def close(self) -> None:
         """Withdraw it from the NIC, and free it."""
         self._resources.close()
 
 
 class NicLane:
-    """See `CopyLane`. A thread of its own waits for the NIC and, where it is told to, for other lanes."""
+    """See `CopyLane`. While the NIC is at one half of the zone, the device fills or empties the other.
+
+    Two threads of its own: one gives work to the NIC and waits for other lanes, one sees it done.
+    """
 
     def __init__(
         self, nic: NicPath, regions: Sequence[Region], zone: LandingZone, device: torch.device
     ) -> None:
         self._nic, self._regions, self._zone = nic, regions, zone
         self._moving = open_lane(device)  # between the zone and slots
-        self._thread = ThreadPoolExecutor(1, "nic", initializer=partial(bind, device))
+        self._starting, self._ending = (
+            ThreadPoolExecutor(1, f"nic {what}", initializer=partial(bind, device))
+            for what in ("starts", "ends")
+        )
+        self._halves: SimpleQueue[int] = SimpleQueue()
+        for half in range(_HALVES):
+            self._halves.put(half)
         self._given: list[Future[None]] = []
 
-    def entered(self) -> AbstractContextManager[object]:
-        """See `Lane`: torch is asked for nothing."""
-        return nullcontext()
-
     def mark(self) -> NicMark:
-        """See `Lane`. What fails before it, it is that says so."""
+        """See `Lane`. It is the one that says what failed before it."""
         given, self._given = self._given, []
-        return NicMark(given, self._thread.submit(time.perf_counter_ns))
+        reached: Future[None] = Future()
+        self._starting.submit(self._ending.submit, _settle, reached, lambda: None)
+        return NicMark([*given, reached])
 
     def after(self, mark: Mark) -> None:
         """See `Lane`."""
-        self._do(mark.wait)
+        self._given.append(self._starting.submit(mark.wait))
 
     def load(self, rows: NDArray[np.uint8], target: torch.Tensor) -> None:
         """See `CopyLane`."""
-        self._do(partial(self._load, rows, target))
+        for part in _parts(len(rows), rows.shape[1]):
+            self._give(partial(self._write_in, rows[part], target[part]))
 
     def unload(self, source: torch.Tensor, rows: NDArray[np.uint8]) -> None:
         """See `CopyLane`."""
-        self._do(partial(self._unload, source, rows))
+        for part in _parts(len(rows), rows.shape[1]):
+            self._give(partial(self._write_out, source[part], rows[part]))
 
     def close(self) -> None:
-        """End the thread, when what was asked for is done."""
-        self._thread.shutdown()
+        """End the threads, when what was asked for is done."""
+        self._starting.shutdown()
+        self._ending.shutdown()
 
-    def _do(self, work: Callable[[], None]) -> None:
-        self._given.append(self._thread.submit(_without_gradients, work))
+    def _give(self, start: Callable[[int], Callable[[], None]]) -> None:
+        """A part: ``start`` is called with a half that is free, and gives what is to be done at its end."""
+        done: Future[None] = Future()
+        self._given.append(done)
+        self._starting.submit(self._start, start, done)
 
-    def _load(self, rows: NDArray[np.uint8], target: torch.Tensor) -> None:
-        """While the NIC fills one half of the zone, the device empties the other."""
-        moved: list[Mark] = []
-        for number, part in enumerate(_parts(len(rows), rows.shape[1])):
-            if number >= _HALVES:
-                moved[number - _HALVES].wait()
-            landed, there = self._zone.rows(number % _HALVES, len(part), rows.shape[1])
-            region, here = located(rows[part.start : part.stop], self._regions)
-            self._nic.write(region, here, self._zone.region, there)
+    def _start(self, start: Callable[[int], Callable[[], None]], done: Future[None]) -> None:
+        half = self._halves.get()
+
+        def end() -> None:
+            try:
+                finish()
+            finally:
+                self._halves.put(half)
+
+        try:
+            with torch.inference_mode():
+                finish = start(half)
+        except BaseException as error:
+            finish = partial(_raise, error)
+        self._ending.submit(_settle, done, end)
+
+    def _write_in(self, rows: NDArray[np.uint8], target: torch.Tensor, half: int) -> Callable[[], None]:
+        landed, there = self._zone.rows(half, *rows.shape)
+        region, here = located(rows, self._regions)
+        written = self._nic.write(region, here, self._zone.region, there)
+
+        def move() -> None:
+            written.result()
+            self._zone.flush()
             with self._moving.entered():
-                target[part.start : part.stop].copy_(landed)
-            moved.append(self._moving.mark())
-        for mark in moved[-_HALVES:]:
-            mark.wait()
-
-    def _unload(self, source: torch.Tensor, rows: NDArray[np.uint8]) -> None:
-        for part in _parts(len(rows), rows.shape[1]):
-            leaving, here = self._zone.rows(0, len(part), rows.shape[1])
-            with self._moving.entered():
-                leaving.copy_(source[part.start : part.stop])
+                target.copy_(landed)
             self._moving.mark().wait()
-            region, there = located(rows[part.start : part.stop], self._regions)
-            self._nic.write(self._zone.region, here, region, there)
+
+        return move
+
+    def _write_out(self, source: torch.Tensor, rows: NDArray[np.uint8], half: int) -> Callable[[], None]:
+        leaving, here = self._zone.rows(half, *rows.shape)
+        with self._moving.entered():
+            leaving.copy_(source)
+        self._moving.mark().wait()
+        region, there = located(rows, self._regions)
+        return self._nic.write(self._zone.region, here, region, there).result
 
 
 class NicMark:
     """See `Mark`."""
 
-    def __init__(self, given: Sequence[Future[None]], reached: Future[int]) -> None:
-        self._given, self._reached = given, reached
+    def __init__(self, given: Sequence[Future[None]]) -> None:
+        self._given = given
 
     def wait(self) -> None:
-        """See `Mark`; raises what went wrong on the way."""
-        self._reached.result()
+        """See `Mark`; raises what went wrong on the way, when all of it has ended."""
+        wait(self._given)
         for work in self._given:
             work.result()
-
-    def ns_since(self, earlier: Mark) -> int:
-        """See `Mark`."""
-        assert isinstance(earlier, NicMark)
-        return self._reached.result() - earlier._reached.result()
 
 
 class _CudaArray:
@@ -186,13 +214,22 @@ class _CudaArray:
         }
 
 
-def _parts(rows: int, width: int) -> Iterator[range]:
+def _parts(rows: int, width: int) -> Iterator[slice]:
     """Rows that a half of the zone holds at once."""
     at_once = LANDING_BYTES // width
     for first in range(0, rows, at_once):
-        yield range(first, min(rows, first + at_once))
+        yield slice(first, min(rows, first + at_once))
 
 
-def _without_gradients(work: Callable[[], None]) -> None:
-    with torch.inference_mode():
-        work()
+def _settle(done: Future[None], work: Callable[[], None]) -> None:
+    try:
+        with torch.inference_mode():
+            work()
+    except BaseException as error:
+        done.set_exception(error)
+    else:
+        done.set_result(None)
+
+
+def _raise(error: BaseException) -> None:
+    raise error

@@ -37,9 +37,8 @@ async def load(engine: Engine, kv: CachedKv, tokens: int) -> Residence:
 
     def copy() -> tuple[Residence, Mark]:
         slots = [memory.empty(memory.blocks_of(tokens)) for _ in range(memory.layers)]
-        with engine.copy_in.entered():
-            for layer in range(memory.layers):
-                memory.load(engine.copy_in, kv.cached_rows(layer), slots[layer])
+        for layer in range(memory.layers):
+            memory.load(engine.copy_in, kv.cached_rows(layer), slots[layer])
         return Residence(slots), engine.copy_in.mark()
 
     try:

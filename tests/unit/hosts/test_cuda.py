@@ -56,6 +56,14 @@ def test_a_dma_buf_of_part_of_a_page_is_refused_before_the_driver_is_asked() -> 
         assert "cuMemGetHandleForAddressRange" not in driver.calls
 
 
+@pytest.mark.parametrize(("ordering", "flushes"), [(0, 1), (100, 0), (200, 0)])
+def test_what_nics_wrote_is_flushed_for_a_gpu_that_would_not_see_it(ordering: int, flushes: int) -> None:
+    with fake_cuda() as driver, closing(Gpu(0)) as gpu, closing(DeviceBuffer(gpu, 64)) as memory:
+        driver.writes_ordering = ordering
+        memory.flush()
+        assert driver.calls.count("cuFlushGPUDirectRDMAWrites") == flushes
+
+
 @pytest.mark.parametrize(
     ("name", "code", "said"),
     [

@@ -132,7 +132,9 @@ def test_out_of_memory_says_what_to_do() -> None:
         one.close()
 
 
-@pytest.mark.parametrize(("free_gb", "reserved_gb", "share"), [(60.0, 1.0, (1 + 30 + 8) / 80), (79, 70, 1.0)])
+@pytest.mark.parametrize(
+    ("free_gb", "reserved_gb", "share"), [(60.0, 1.0, (1 + 37.5 + 20) / 80), (79, 70, 1.0)]
+)
 def test_a_process_keeps_to_its_part_of_a_gpu(
     free_gb: float, reserved_gb: float, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,13 +147,13 @@ def test_a_process_keeps_to_its_part_of_a_gpu(
     monkeypatch.setattr(backend, "_reserve", lambda device, nbytes: taken.append(nbytes))
     backend._take_budget(gpu, 2, 15e9)
     assert set_to == [pytest.approx(share)]
-    assert taken == [30e9]
+    assert taken == [37.5e9]
 
 
 def test_a_budget_that_is_not_free_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(20e9), int(80e9)))
     with pytest.raises(
-        ComputeError, match=r"cuda:0: 20\.0 of 80\.0 GB free .*34\.0 for 1 engines: .*gpu_memory"
+        ComputeError, match=r"cuda:0: 20\.0 of 80\.0 GB free .*47\.5 for 1 engines: .*gpu_memory"
     ):
         backend._take_budget(torch.device("cuda", 0), 1, 30e9)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed here (tox -e torch installs it)")
@@ -15,6 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hosts.compute.torch.attention import _flash_attention, _masked_attention, attention_layer
 from hosts.compute.torch.mlp import Dense, Head, MixtureOfExperts, expert_rows
+from hosts.compute.torch.weights import weights
+from hosts.content import fill_blocks
 from hosts.kernel_work import asking_work, prefill_work
 from workloads.models import MODELS, Attention, LatentAttention, Model
 
@@ -99,6 +102,19 @@ def test_predicted_work_is_what_the_kernels_compute(
     scored = (work.score + work.masked_score) * each + work.index_score * index_each
     expected = 2 * kind.parameters(model.hidden) * new + scored
     assert attention_flops(model, kind, cached, new) == expected
+
+
+@pytest.mark.parametrize("name", ["toy-latent", "toy-grouped"])
+@pytest.mark.parametrize(("cached", "new"), [(900, 30), (900, 1)])
+def test_attention_over_what_blocks_contain_is_of_finite_numbers(name: str, cached: int, new: int) -> None:
+    cpu, model = torch.device("cpu"), MODELS[name]
+    content = np.empty((cached + new, model.layer_kv_bytes_per_token), np.uint8)
+    fill_blocks(content, 1, np.arange(cached + new))
+    for _, kind in model.attention:
+        layer = attention_layer(kind, model.hidden, cpu)
+        found = layer(weights(cpu, new, model.hidden), [(torch.from_numpy(content), new)])
+        assert found.isfinite().all()
+        assert found.float().std() > 0
 
 
 class Calls(TorchDispatchMode):
