@@ -13,9 +13,13 @@ from harness.control import AgentHandle
 from harness.preparation import Preparation
 from harness.scale_model import figures_in_force
 from harness.sites.base import Site
-from hosts.config import CacheMode
+from hosts.config import CacheMode, TransportKind
 
-_ONE_NIC = "a host's compute NICs are one NIC of their total rate"
+_WAYS_BY_NIC: dict[TransportKind, str] = {
+    "verbs": "through the compute NIC, by RDMA to the host itself",
+    "nixl": "by NIXL to the host itself: through the compute NIC, if UCX chose that",
+    "tcp": "by TCP to the host itself, through no NIC",
+}
 _CACHES: dict[CacheMode, str] = {"page": "page cache", "direct": "bypassed (O_DIRECT)"}
 
 
@@ -71,7 +75,7 @@ def circumstances(preparation: Preparation, ground: Mapping[str, Any]) -> dict[s
             **ground,
             "storage_cache": _CACHES[experiment.storage.cache],
             "transport": experiment.transport.kind,
-            "labels": [*_compute_labels(preparation), _ONE_NIC, *ground["labels"]],
+            "labels": [*_compute_labels(preparation), *ground["labels"]],
         },
         "ceilings": {},
         "attempts": [],
@@ -87,7 +91,7 @@ def _compute_labels(preparation: Preparation) -> Iterator[str]:
     if compute.kind == "torch":
         yield "GPU compute is kernels of the model's shapes by torch, with random weights, no collectives"
         if compute.copy == "nic":
-            way = f"through the compute NIC, by {preparation.experiment.transport.kind} to the host itself"
+            way = _WAYS_BY_NIC[preparation.experiment.transport.kind]
         else:
             way = "by the GPU's own copy engines, not through the NIC"
         yield f"KV goes between host memory and HBM {way}"

@@ -80,7 +80,8 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "ttft_breakdown_s.transfer",
         "s, mean",
-        "Layer Block transfers that were not hidden behind compute, the last layer's write included.",
+        "Layer Block transfers that were not hidden behind compute, the last layer's write included; where "
+        "engines compute, also copies between host memory and HBM.",
     ),
     Definition(
         "ttft_breakdown_s.control",

@@ -36,7 +36,10 @@ class EmulatedGround:
         return {
             "mode": self.choice.mode,
             "storage": "posix" if self.choice.mode == "loopback" else "http",
-            "labels": [f"{mode} not available: {why}" for mode, why in self.choice.unavailable.items()],
+            "labels": [
+                "a host's compute NICs are one NIC of their total rate",
+                *(f"{mode} not available: {why}" for mode, why in self.choice.unavailable.items()),
+            ],
         }
 
     @contextmanager

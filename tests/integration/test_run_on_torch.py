@@ -54,13 +54,13 @@ def test_every_byte_goes_through_the_device_and_the_report_says_what_computed(tm
     assert not any("not executed" in label for label in labels)
 
 
-def test_every_byte_goes_to_the_device_through_the_compute_nic(tmp_path: Path) -> None:
+def test_every_byte_goes_to_the_device_by_the_transport(tmp_path: Path) -> None:
     file = experiment(tmp_path, {"kind": "torch", "device": "cpu", "copy": "nic"})
     with CommandRun(file, tmp_path) as run:
         finish_exactly(run)
     assert (run.table("turns.parquet")["verified_blocks"] > 0).all()
-    through = "KV goes between host memory and HBM through the compute NIC, by tcp to the host itself"
-    assert through in run.metadata["emulation"]["labels"]
+    way = "KV goes between host memory and HBM by TCP to the host itself, through no NIC"
+    assert way in run.metadata["emulation"]["labels"]
 
 
 def test_without_layerwise_prefill_prompts_lie_in_device_memory_whole(tmp_path: Path) -> None:
