@@ -14,13 +14,13 @@ import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from transports import VERBS, config_of
 
 from hosts.compute import Chunk, Compute, NicPath, Piece, ResidentKv, all_layers, open_compute
 from hosts.config import ComputeConfig, DeviceKind, EngineConfig, Geometry
 from hosts.content import fill_blocks, salts
 from hosts.memory import mapped
 from hosts.transport import open_transport
-from tests.contract.transports import VERBS, config_of
 
 MODELS = ("toy-latent", "toy-grouped")
 GEOMETRY = Geometry(layers=5, block_tokens=16, layer_block_bytes=100)

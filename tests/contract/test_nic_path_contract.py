@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from transports import KINDS, TEST_TIMEOUT_S, config_of
 
 from hosts.compute import NicPath
 from hosts.compute.nic_path import located
 from hosts.memory import mapped
 from hosts.transport import Region, Strided, TransferError, Transport, open_transport
-from tests.contract.transports import KINDS, TEST_TIMEOUT_S, config_of
 
 BLOCKS, LAYERS, LAYER_BYTES = 24, 3, 700
 NBYTES = BLOCKS * LAYERS * LAYER_BYTES
