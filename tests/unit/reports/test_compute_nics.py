@@ -110,6 +110,16 @@ def test_a_port_that_counts_no_bytes_is_said_not_to_be_checked(tmp_path: Path) -
     assert "not checked: other0 port 1 counts no bytes: compute NICs are not checked" in summary.warnings
 
 
+def test_nics_that_also_copied_to_gpus_are_said_not_to_be_checked(tmp_path: Path) -> None:
+    run = small()
+    run.metadata["experiment"]["compute"] = {"kind": "torch", "copy": "nic"}
+    move(run, "layer_write", "p0", "d0")
+    receive(run, "d0", 5_000, 600_000, "roce")
+    summary = judged(run, tmp_path)
+    assert summary.valid, summary.problems
+    assert any("count copies between host memory and HBM, too" in warning for warning in summary.warnings)
+
+
 def carry(
     run: StoredRunBuilder, host: str, traffic_class: str, sent: int, received: int | None = None
 ) -> None:
