@@ -21,7 +21,6 @@ import numpy as np
 
 from hosts.ceilings import storage_ceiling, transfer_ceiling
 from hosts.claim import ClaimedError
-from hosts.compute import Compute, NicPath, open_compute
 from hosts.content import fill_blocks
 from hosts.control_stream import ControlLostError, attach
 from hosts.counters import open_counters
@@ -29,7 +28,7 @@ from hosts.credentials import Credentials, decode_credentials
 from hosts.decode import DecodeService, PrefillError
 from hosts.facts import host_facts
 from hosts.gpu_counters import open_gpu_counters
-from hosts.host import Host, open_host
+from hosts.host import Host, open_host, opened_compute
 from hosts.prefill import PrefillService
 from hosts.protocol import (
     PROTOCOL_VERSION,
@@ -145,7 +144,7 @@ class Agent:
         gpus = self._resources.enter_context(open_gpu_counters())
         self._telemetry = Telemetry(nics, host.storage, config.telemetry_interval_s, gpus)
         self._resources.push_async_callback(self._telemetry.close)
-        compute = await _opened_compute(host)
+        compute = await opened_compute(host)
         self._resources.push_async_callback(compute.close)
         self._prefill = PrefillService(
             host, compute, on_read_done=lambda turn_id: self._report(ReadDone(turn_id))
@@ -240,32 +239,6 @@ class Agent:
         if self._opened is None:
             raise RuntimeError("not configured yet: HostConfig comes first")
         return self._opened
-
-
-async def _opened_compute(host: Host) -> Compute:
-    """In a thread: importing torch and making weights takes longer than the control node waits for a sign.
-    Who is cancelled meanwhile waits for it, and gives back what it has taken."""
-    config = host.config
-    nics = [await NicPath.open(*rail) for rail in host.rails] if config.compute.copy == "nic" else []
-    opening = asyncio.ensure_future(
-        asyncio.to_thread(
-            open_compute,
-            config.compute,
-            config.engine,
-            config.engines,
-            config.geometry,
-            config.content_seed,
-            host.arena.view,
-            nics,
-        )
-    )
-    try:
-        return await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        await asyncio.wait([opening])
-        if opening.exception() is None:
-            await opening.result().close()
-        raise
 
 
 def _reason(error: BaseException) -> str:

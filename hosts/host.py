@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from hosts.buffers import BufferArena
 from hosts.claim import claimed
+from hosts.compute import Compute, NicPath, open_compute
 from hosts.content import mismatched
 from hosts.protocol import HostConfig, Transfer, TransferKind
 from hosts.rails import share
@@ -141,3 +143,31 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
         rails = tuple(Rail(transport, transport.register(arena.view)) for transport in transports)
         storage.register(arena.view.data)
         yield Host(config, arena, rails, storage, reads)
+
+
+async def opened_compute(host: Host) -> Compute:
+    """What computes on the host, which is its caller's to close.
+
+    In a thread: importing torch and making weights takes longer than the control node waits for a sign.
+    Who is cancelled meanwhile waits for it, and gives back what it has taken."""
+    config = host.config
+    nics = [await NicPath.open(*rail) for rail in host.rails] if config.compute.copy == "nic" else []
+    opening = asyncio.ensure_future(
+        asyncio.to_thread(
+            open_compute,
+            config.compute,
+            config.engine,
+            config.engines,
+            config.geometry,
+            config.content_seed,
+            host.arena.view,
+            nics,
+        )
+    )
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait([opening])
+        if opening.exception() is None:
+            await opening.result().close()
+        raise
