@@ -25,6 +25,25 @@ def bottlenecks(experiment: Experiment, profile: HardwareProfile) -> list[str]:
     return bottleneck.warnings(host, experiment.cluster.prefill_hosts, experiment.cluster.decode_hosts)
 
 
+def check_unscaled(experiment: Experiment) -> None:
+    """Kernels take their own time and have the model's layers: neither can be scaled. What an experiment file
+    has may be (see `harness.inventory.choosing`): on real links it does not apply."""
+    found = experiment.scale
+    if experiment.compute.kind == "timed":
+        return
+    for key, factor in (("time_dilation", found.time_dilation), ("layers_divisor", found.layers_divisor)):
+        if factor != 1:
+            raise ExperimentError(
+                f"scale.{key}: found {factor:g} beside compute.kind = 'torch', expected 1: kernels take the "
+                "time that they take, a layer at a time"
+            )
+    if found.bytes_divisor < 1:
+        raise ExperimentError(
+            f"scale.bytes_divisor: found {found.bytes_divisor:g} beside compute.kind = 'torch', expected at "
+            "least 1: no more is moved than a Layer Block has"
+        )
+
+
 def check_buffers(scaled: ScaleModel, plans: Sequence[SessionPlan]) -> None:
     """Every prompt has to fit a host's buffer, or its turn would wait for ever."""
     largest = max(-(-turn.input_tokens // scaled.geometry.block_tokens) for p in plans for turn in p.turns)

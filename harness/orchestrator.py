@@ -16,7 +16,7 @@ from harness.host_error import HostError
 from harness.interrupts import one_interrupt
 from harness.online.points import search
 from harness.orders import prime_objects
-from harness.preparation import Preparation, block_count, prepare
+from harness.preparation import Preparation, block_count
 from harness.progress import RunProgress
 from harness.records import Records
 from harness.repetitions import repeat, warm_up
@@ -57,13 +57,12 @@ def measure(
     Raises ExperimentError, TraceError, ModelError, RunDirectoryError (input); HostError, ClusterError,
     RunStoreError, DeadlineError (testbed); KeyboardInterrupt.
     """
-    experiment = ground.adapted(experiment)
-    preparation = prepare(experiment)
+    preparation = ground.prepared(experiment)
     progress.phase(_describe(preparation))
     store, records = _open_records(directory, circumstances(preparation, ground.describe()), resume)
     if store.finished:
         return store
-    store.save("experiment.toml", to_toml(experiment).encode())
+    store.save("experiment.toml", to_toml(preparation.experiment).encode())
     run = Run(preparation, store, progress, records)
     with run.recorded(), ground.raised(run) as open_site:
         asyncio.run(_measure_in_attempts(run, open_site, retries))

@@ -10,7 +10,7 @@ import msgspec
 
 from harness.cluster import ClusterError, ClusterSpec, HighClass, shaped_classes
 from harness.experiment import Experiment, ExperimentError, HardwareProfile, Transport, load_profile
-from harness.feasibility import bottlenecks, check_buffers, check_hbm
+from harness.feasibility import bottlenecks, check_buffers, check_hbm, check_unscaled
 from harness.scale_model import ScaleModel, scale
 from harness.scheduling import Limits
 from harness.sites.base import Site, SiteHost, SiteRail
@@ -159,9 +159,9 @@ class Preparation:
         )
 
     def _compute(self, host: SiteHost) -> ComputeConfig:
-        """What computes on ``host``; a storage host needs nothing for it."""
+        """What computes on ``host``; where nothing does, none of the rest matters."""
         compute = self.experiment.compute
-        if host.role == "storage":
+        if host.role == "storage" or compute.device is None:
             return ComputeConfig()
         return ComputeConfig(
             compute.kind,
@@ -185,9 +185,7 @@ class Preparation:
                 soft_roce=experiment.transport.kind == "verbs" and not experiment.transport.verbs.device,
             )
         except ClusterError as error:
-            raise ExperimentError(
-                f"cluster and scale: {error}; change the hosts, the scale or the profile"
-            ) from None
+            raise ExperimentError(f"cluster: {error}") from None
 
 
 def block_count(stored: StoredObject) -> int:
@@ -197,6 +195,7 @@ def block_count(stored: StoredObject) -> int:
 
 def prepare(experiment: Experiment) -> Preparation:
     """Resolve trace, model, hardware and scale; raises ExperimentError, TraceError or ModelError."""
+    check_unscaled(experiment)
     trace = _trace(experiment)
     model = find_model(experiment.model)
     profile = load_profile(experiment.cluster.profile).replaced(experiment.cluster.replace)

@@ -15,7 +15,6 @@ from harness.deployment import Deployment, deploy
 from harness.experiment import Experiment
 from harness.interrupts import one_interrupt
 from harness.orchestrator import CEILING_TIMEOUT_S, prime
-from harness.preparation import prepare
 from harness.progress import RunProgress
 from harness.run import Run
 from harness.run_store import RunStore
@@ -39,8 +38,7 @@ def calibrate(
 
     Raises what `harness.orchestrator.measure` does.
     """
-    experiment = ground.adapted(experiment)
-    preparation = prepare(experiment)
+    preparation = ground.prepared(experiment)
     store = RunStore.create(directory, circumstances(preparation, ground.describe()))
     run = Run(preparation, store, progress)
     with run.recorded(), ground.raised(run) as open_site:

@@ -7,7 +7,7 @@ rate with two leaves (paper section 5, appendix A.1: about 99:1), both allowed t
 
 from __future__ import annotations
 
-from harness.cluster.topology import HighClass, Nic
+from harness.cluster.topology import QUEUE_S, HighClass, Nic
 from hosts.config import TrafficClass
 
 GSO_MAX_BYTES = 16 * 1024
@@ -20,7 +20,6 @@ HIGH_LEAF, LOW_LEAF = "1:10", "1:20"
 _MIN_BURST_BYTES = 16 * 1024
 _BURST_S = 0.001
 _MIN_QUEUE_BYTES = 8 * GSO_MAX_BYTES
-_QUEUE_S = 0.02
 _LOSSLESS_QUEUE_BYTES = 64 * 1024 * 1024
 """A network for RDMA pauses senders instead of losing packets (IEEE 802.1Qbb), and Soft-RoCE repeats what is
 lost only after a timeout. Here the queue takes all that can be under way: of each queue pair that sends to or
@@ -66,7 +65,7 @@ def _queue_bytes(nic: Nic) -> int:
     """Of a leaf. In bytes, as a switch's buffer is: HTB's default queue holds 1000 segments, seconds of delay
     here."""
     assert nic.bytes_per_s is not None, "shaped"
-    return _LOSSLESS_QUEUE_BYTES if nic.rdma else max(_MIN_QUEUE_BYTES, round(nic.bytes_per_s * _QUEUE_S))
+    return _LOSSLESS_QUEUE_BYTES if nic.rdma else max(_MIN_QUEUE_BYTES, round(nic.bytes_per_s * QUEUE_S))
 
 
 def _class(

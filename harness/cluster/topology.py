@@ -39,6 +39,13 @@ class HighClass(NamedTuple):
 
 DEFAULT_HIGH_CLASS = HighClass()
 
+QUEUE_S = 0.02
+"""What a link's queue holds, of the link's own time; a slow link's holds more."""
+
+LEAST_BYTES_PER_S, MOST_BYTES_PER_S = 10_000, (2**32 - 1) / QUEUE_S
+"""Rates that links can be shaped to. Slower, and the 16 KiB that HTB lets through at once would be seconds of
+the link; faster, and the bytes of its queue would be more than tc takes (tc-bfifo(8): 32 bits)."""
+
 MTU_BYTES = 1500
 RDMA_MTU_BYTES = 4200
 """What RoCE networks are set to: its largest path MTU, 4096 bytes, and its headers."""
@@ -64,11 +71,15 @@ class ClusterSpec:
             count = getattr(self, name)
             if not 1 <= count <= MAX_HOSTS_PER_ROLE:
                 raise ClusterError(f"{name}: found {count}, expected 1 to {MAX_HOSTS_PER_ROLE}")
-        for name in ("storage_nic_bytes_per_s", "compute_nic_bytes_per_s"):
-            rate = getattr(self, name)
-            # Slower, and the 16 KiB that HTB lets through at once would be seconds of the link.
-            if not 10_000 <= rate < 1e12:
-                raise ClusterError(f"{name}: found {rate:g}, expected 10 kB/s to 1 TB/s")
+        for link in ("storage_nic", "compute_nic"):
+            rate = getattr(self, f"{link}_bytes_per_s")
+            if not LEAST_BYTES_PER_S <= rate <= MOST_BYTES_PER_S:
+                change = "raise" if rate > MOST_BYTES_PER_S else "lower"
+                raise ClusterError(
+                    f"{link}: found {rate / 1e9:.3g} GB/s, which tc does not shape links to, expected "
+                    f"{LEAST_BYTES_PER_S // 1e3:g} kB/s to {MOST_BYTES_PER_S // 1e9:g} GB/s: {change} "
+                    "scale.bytes_divisor or scale.time_dilation"
+                )
         if not 0 < self.high_class.share < 1:
             raise ClusterError(f"high_class.share: found {self.high_class.share:g}, expected between 0 and 1")
 

@@ -85,32 +85,21 @@ def _check_classes(experiment: Experiment) -> Iterator[str]:
 
 
 def _check_compute(experiment: Experiment) -> Iterator[str]:
-    """Kernels take their own time and have the model's layers: neither can be scaled. What is only timed is
-    not copied, and only some transports reach GPUs."""
+    """What is only timed has no device and is not copied, and only some transports reach GPUs."""
     compute, transport = experiment.compute, experiment.transport.kind
     if compute.kind == "timed":
+        if compute.device is not None:
+            yield (
+                f"compute.device: found '{compute.device}' beside compute.kind = 'timed', which computes "
+                "nothing; expected compute.kind = 'torch'"
+            )
         if compute.copy != "cuda":
             yield (
                 f"compute.copy: found '{compute.copy}' beside compute.kind = 'timed', which copies nothing; "
                 "expected compute.kind = 'torch'"
             )
-        return
-    if compute.copy == "nic" and compute.device == "cuda" and transport == "tcp":
+    elif compute.copy == "nic" and compute.device == "cuda" and transport == "tcp":
         yield (
             "compute.copy: found 'nic' beside transport.kind = 'tcp', which moves no GPU memory; expected "
             "transport.kind = 'verbs' or 'nixl', or compute.copy = 'cuda'"
-        )
-    for key, found in (
-        ("time_dilation", experiment.scale.time_dilation),
-        ("layers_divisor", experiment.scale.layers_divisor),
-    ):
-        if found != 1:
-            yield (
-                f"scale.{key}: found {found:g} beside compute.kind = 'torch', expected 1: kernels take the "
-                "time that they take, a layer at a time"
-            )
-    if experiment.scale.bytes_divisor < 1:
-        yield (
-            f"scale.bytes_divisor: found {experiment.scale.bytes_divisor:g} beside compute.kind = 'torch', "
-            "expected at least 1: no more is moved than a Layer Block has"
         )

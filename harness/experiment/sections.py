@@ -160,12 +160,16 @@ class Transport(Section, frozen=True):
 
 class Compute(Section, frozen=True):
     """What stands for the engines: ``timed`` waits as long as the profile's GPU would take; ``torch`` runs
-    kernels of the model's shapes on the hosts' GPUs (``device``, which for tests may be ``cpu``), with KV in
-    their memory, copied there by ``copy``."""
+    kernels of the model's shapes on the hosts' GPUs (``device``, else ``cuda``; for tests ``cpu``), with
+    KV in their memory, copied there by ``copy``."""
 
     kind: ComputeKind = "timed"
-    device: DeviceKind = "cuda"
+    device: DeviceKind | None = None
     copy: CopyKind = "cuda"
+
+    def __post_init__(self) -> None:
+        if self.kind == "torch" and self.device is None:
+            force_setattr(self, "device", "cuda")
 
 
 class Measurement(Section, frozen=True):

@@ -48,6 +48,15 @@ def _problems(inventory: Inventory) -> Iterator[str]:
             yield f"{at}: found no storage_nic, expected the interface that storage is read through"
         if host.role != "storage" and not host.compute_nics:
             yield f"{at}: found no compute_nics, expected the interface that KV moves between hosts through"
+        yield from _repeated(f"{at}.compute_nics", [nic.name for nic in host.compute_nics])
+        yield from _repeated(f"{at}.gpus", [gpu.lower() for gpu in host.gpus])
+
+
+def _repeated(at: str, names: list[str]) -> Iterator[str]:
+    """A name that is there more than once, for each."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield f"{at}: found '{name}' {'twice' if count == 2 else f'{count} times'}, expected each once"
 
 
 def _storage(at: str, place: StoragePlace) -> Iterator[str]:

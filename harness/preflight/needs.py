@@ -7,24 +7,36 @@ from dataclasses import dataclass, field
 
 from harness.orders import prime_objects
 from harness.preparation import Preparation, block_count
-from hosts.config import CacheMode, ComputeKind, DeviceKind, PageKind, TransportKind, VerbsConfig
+from hosts.config import CacheMode, ComputeKind, CopyKind, DeviceKind, PageKind, TransportKind, VerbsConfig
 from hosts.host import BUFFER_SLACK
 from hosts.protocol import Role
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """``buffer_bytes`` are a host's of each role, with what is mapped beside the buffer; ``storage_bytes``
-    are primed and persisted at once, at most."""
+    """``engines`` are a host's. ``buffer_bytes`` are a host's of each role, with what is mapped beside the
+    buffer; ``storage_bytes`` are primed and persisted at once, at most."""
 
     transport: TransportKind = "tcp"
     compute: ComputeKind = "timed"
-    device: DeviceKind = "cuda"
+    device: DeviceKind | None = None
+    copy: CopyKind = "cuda"
+    engines: int = 1
     verbs: VerbsConfig = field(default_factory=VerbsConfig)
     buffer_pages: PageKind = "base"
     buffer_bytes: Mapping[Role, int] = field(default_factory=dict)
     cache: CacheMode = "page"
     storage_bytes: int = 0
+
+    @property
+    def gpus(self) -> bool:
+        """Whether each engine computes on a GPU."""
+        return self.compute == "torch" and self.device == "cuda"
+
+    @property
+    def gpu_direct(self) -> bool:
+        """Whether NICs copy to and from GPU memory."""
+        return self.gpus and self.copy == "nic"
 
 
 def needs_of(preparation: Preparation) -> Needs:
@@ -39,6 +51,8 @@ def needs_of(preparation: Preparation) -> Needs:
         transport=experiment.transport.kind,
         compute=experiment.compute.kind,
         device=experiment.compute.device,
+        copy=experiment.compute.copy,
+        engines=preparation.scale.engines_per_host,
         verbs=experiment.transport.verbs,
         buffer_pages=experiment.transport.buffer_pages,
         buffer_bytes={

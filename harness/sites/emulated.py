@@ -11,6 +11,7 @@ from typing import Any
 from harness.cluster import RDMA_GID_INDEX, Cluster, ClusterHost, ModeChoice, open_cluster
 from harness.experiment import Experiment
 from harness.launchers.local import LocalLauncher, LocalProcess
+from harness.preparation import Preparation, prepare
 from harness.run import Run
 from harness.sites.base import Site, SiteHost, SiteRail, StorageAccess, Watched
 from harness.sites.ground import OpenSite
@@ -27,9 +28,11 @@ class EmulatedGround:
         """See `Ground.name`."""
         return f"emulated cluster, {self.choice.mode.replace('_', ' ')}"
 
-    def adapted(self, experiment: Experiment) -> Experiment:
-        """As it is: the cluster is made for it."""
-        return experiment
+    def prepared(self, experiment: Experiment) -> Preparation:
+        """See `Ground.prepared`: as it is, for the cluster is made for it, if there can be one."""
+        preparation = prepare(experiment)
+        preparation.cluster_spec()
+        return preparation
 
     def describe(self) -> dict[str, Any]:
         """See `Ground.describe`."""

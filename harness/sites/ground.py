@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Protocol
 
 from harness.experiment import Experiment
+from harness.preparation import Preparation
 from harness.run import Run
 from harness.sites.base import Site
 
@@ -22,8 +23,9 @@ class Ground(Protocol):
         """What it is called beside what was measured there."""
         ...
 
-    def adapted(self, experiment: Experiment) -> Experiment:
-        """The experiment as it is run there; raises ExperimentError if it cannot be."""
+    def prepared(self, experiment: Experiment) -> Preparation:
+        """The experiment as it is run there, prepared; raises what `prepare` does, also if it cannot be run
+        there."""
         ...
 
     def describe(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from harness.inventory import ComputeNic, Inventory, InventoryHost
 from harness.inventory.choosing import chosen_hosts, on_hosts
 from harness.launchers import Launcher, open_launcher
 from harness.preflight import HostFacts, Needs, Preflight, examine, needs_of
+from harness.preparation import Preparation, prepare
 from harness.run import Run
 from harness.sites.base import Site, SiteHost, SiteRail, StorageAccess
 from harness.sites.ground import OpenSite
@@ -42,9 +43,9 @@ class RackGround:
         scaled = "made for the experiment's scale" if self.inventory.scale == "experiment" else "real"
         return f"rack {self.inventory.name}, launched by {_kind(self.inventory)}; links {scaled}"
 
-    def adapted(self, experiment: Experiment) -> Experiment:
-        """See `Ground.adapted`: on links at the hardware's own rate, with nothing scaled down."""
-        return on_hosts(experiment, self.inventory)
+    def prepared(self, experiment: Experiment) -> Preparation:
+        """See `Ground.prepared`: on links at the hardware's own rate, with nothing scaled down."""
+        return prepare(on_hosts(experiment, self.inventory))
 
     def describe(self) -> dict[str, Any]:
         """See `Ground.describe`."""

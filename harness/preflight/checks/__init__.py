@@ -27,6 +27,7 @@ HOST_CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     network.peers,
     rdma.ports,
     rdma.verbs_library,
+    gpus.listed,
     gpus.gpu_direct,
     gpus.placement,
     gpus.torch,

@@ -23,12 +23,14 @@ def ports(case: Case) -> Iterator[Finding]:
             yield from _of_port(case, nic, port, severity)
         elif transport is not None:
             found = ", ".join(f"{p} ({p.interface or p.link_layer})" for p in case.facts.rdma.ports)
+            gpu_direct = case.needs is not None and case.needs.gpu_direct  # which TCP cannot do
             yield case.finding(
                 severity,
                 "rdma",
                 f"{problem}, found {found or 'no RDMA device'}",
                 f"name device (and port) of compute NIC {nic.name} in the inventory, load its driver "
-                f'(modprobe mlx5_ib, {AS_ROOT}), or set transport.kind = "tcp" in the experiment',
+                f"(modprobe mlx5_ib, {AS_ROOT})"
+                + ("" if gpu_direct else ', or set transport.kind = "tcp" in the experiment'),
             )
 
 

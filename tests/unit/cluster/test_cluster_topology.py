@@ -70,8 +70,12 @@ def test_switch_puts_each_far_end_into_its_host() -> None:
     [
         ((0, 1, 1e7, 1e7), "prefill_hosts: found 0"),
         ((1, 65, 1e7, 1e7), "decode_hosts: found 65"),
-        ((1, 1, -1.0, 1e7), "storage_nic_bytes_per_s: found -1"),
-        ((1, 1, 1e7, float("nan")), "compute_nic_bytes_per_s: found nan"),
+        (
+            (1, 1, 9e3, 1e7),
+            "storage_nic: found 9e-06 GB/s, .*, expected 10 kB/s to 214 GB/s: lower scale.bytes_divisor",
+        ),
+        ((1, 1, 1e7, float("nan")), "compute_nic: found nan GB/s"),
+        ((1, 1, 1e7, 400e9), "compute_nic: found 400 GB/s, .*: raise scale.bytes_divisor or scale.time"),
         ((1, 1, 1e7, 1e7, HighClass(1.0)), "high_class.share: found 1"),
     ],
 )

@@ -204,6 +204,19 @@ def test_experiments_that_contradict_themselves(
     assert not (tmp_path / "run").exists()
 
 
+def test_links_that_nothing_can_shape(tmp_path: Path, dualpath: object) -> None:
+    file = Path(experiment(tmp_path))
+    file.write_text(
+        file.read_text().replace("= 512", "= 1").replace("time_dilation = 8", "time_dilation = 1")
+    )
+    line = refused(dualpath, "run", str(file), "--out", str(tmp_path / "run"))
+    assert line == (
+        "dualpath: cluster: compute_nic: found 400 GB/s, which tc does not shape links to, expected 10 kB/s "
+        "to 214 GB/s: raise scale.bytes_divisor or scale.time_dilation"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_model(tmp_path: Path, dualpath: object) -> None:
     file = Path(experiment(tmp_path))
     file.write_text(file.read_text().replace("dualpath-27b", "gpt"))

@@ -68,6 +68,13 @@ def test_minimal_file_gets_the_defaults(tmp_path: Path) -> None:
     assert experiment.online is None
 
 
+def test_engines_compute_on_gpus_unless_told_otherwise(tmp_path: Path) -> None:
+    assert load_experiment(written(tmp_path, MINIMAL)).compute.device is None
+    computing = load_experiment(written(tmp_path, MINIMAL + '[compute]\nkind = "torch"\n'))
+    assert computing.compute.device == "cuda"
+    assert load_experiment(written(tmp_path, to_toml(computing))) == computing
+
+
 def test_every_policy_has_a_name_in_experiments() -> None:
     assert set(get_args(PolicyName)) == set(POLICIES)
 
@@ -174,8 +181,9 @@ def test_errors_name_file_key_found_and_expected(
             "online.limit_s: found 60, expected at least window_s + lookback_s = 61; before that, no point",
         ),
         (
-            '[compute]\nkind = "torch"',
-            "scale.time_dilation: found 8 beside compute.kind = 'torch', expected 1: kernels take the time",
+            '[compute]\ndevice = "cuda"',
+            "compute.device: found 'cuda' beside compute.kind = 'timed', which computes nothing; expected "
+            "compute.kind = 'torch'",
         ),
         (
             '[compute]\ncopy = "nic"',

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import convert
+from msgspec.structs import replace
 
 from harness.experiment import (
     Cluster,
+    Compute,
     Experiment,
     ExperimentError,
     HardwareProfile,
@@ -21,7 +24,8 @@ from harness.experiment import (
     Workload,
     load_profile,
 )
-from harness.feasibility import bottlenecks, check_buffers, check_hbm
+from harness.feasibility import bottlenecks, check_buffers, check_hbm, check_unscaled
+from harness.preparation import prepare
 from harness.scale_model import ScaleModel, scale
 from workloads.agents import agents_for
 from workloads.layout import SessionPlan, plan_replay
@@ -104,6 +108,31 @@ def test_the_largest_request_decides_wherever_it_is() -> None:
         except ExperimentError:
             refused += 1
     assert refused == 1
+
+
+@pytest.mark.parametrize(
+    ("factors", "expected"),
+    [
+        (
+            {"time_dilation": 8},
+            "scale.time_dilation: found 8 beside compute.kind = 'torch', expected 1: kernels",
+        ),
+        ({"layers_divisor": 6}, "scale.layers_divisor: found 6 beside compute.kind = 'torch', expected 1: "),
+        (
+            {"bytes_divisor": 0.5},
+            "scale.bytes_divisor: found 0.5 beside compute.kind = 'torch', expected at ",
+        ),
+    ],
+)
+def test_what_kernels_do_is_not_scaled(factors: dict[str, float], expected: str) -> None:
+    factors = {"bytes_divisor": 512, "time_dilation": 1, **factors}
+    timed = replace(experiment(), scale=convert(factors, Scale))
+    check_unscaled(timed)
+    check_unscaled(
+        replace(experiment(), compute=Compute(kind="torch"), scale=Scale(bytes_divisor=512, time_dilation=1))
+    )
+    with pytest.raises(ExperimentError, match=re.escape(expected)):
+        prepare(replace(timed, compute=Compute(kind="torch")))
 
 
 @given(plan=st.sampled_from(PLANS), share=st.floats(0.01, 3))

@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from harness.bundle import Installed
-from harness.cluster import Nic
+from harness.cluster import ModeChoice, Nic
+from harness.experiment import Compute, ExperimentError, load_experiment
 from harness.host_error import HostError
 from harness.inventory import ComputeNic, Inventory, InventoryHost, SshLauncher, StorageNic, StoragePlace
 from harness.preflight import Finding, HostFacts, Preflight
@@ -14,6 +15,8 @@ from harness.preflight.facts import Address, Interface, Management, Network
 from harness.preflight.facts import Python as HostsPython
 from harness.sites import rack
 from harness.sites.base import SiteRail
+from harness.sites.emulated import EmulatedGround
+from harness.sites.ground import Ground
 from harness.sites.rack import RackGround
 
 
@@ -93,6 +96,21 @@ def test_an_rdma_port_is_the_inventorys_or_found_by_the_address() -> None:
     assert site_host().rails[0].rdma is None
     named = replace(HOST, compute_nics=(ComputeNic("eth2", device="mlx5_2", port=2, gid_index=3),))
     assert site_host(named).rails[0].rdma == ("mlx5_2", 2, 3)
+
+
+def test_on_real_links_kernels_may_replay_an_experiment_that_is_scaled() -> None:
+    """An experiment's scale is of an emulated cluster; where that is the ground, kernels refuse it."""
+    loaded = load_experiment("io_bound_1p1d")
+    computing = replace(loaded, compute=Compute(kind="torch"))
+    decode = replace(HOST, name="d0", role="decode")
+    real = replace(RACK, hosts=(HOST, decode))
+    assert RackGround(real).prepared(computing).scale.time_dilation == 1
+    emulated = EmulatedGround(ModeChoice("loopback", {}))
+    emulated.prepared(loaded)
+    grounds: list[Ground] = [emulated, RackGround(replace(real, scale="experiment"))]
+    for ground in grounds:
+        with pytest.raises(ExperimentError, match=r"scale\.time_dilation: found 8 beside compute\.kind"):
+            ground.prepared(computing)
 
 
 def test_the_ground_is_called_by_rack_and_launcher() -> None:

@@ -14,6 +14,7 @@ from harness.preflight.facts import Address, Lock, Process, Python, Rdma, Route
 
 RACK = inventory()
 COMPUTING = with_needs(NEEDS, compute="torch")
+THROUGH_NICS = with_needs(COMPUTING, copy="nic")
 ON_NFS = inventory(storage=StoragePlace(mount="/mnt/kv"))
 
 
@@ -293,8 +294,8 @@ FAULTS = {
         {"d0": changed("d0", "gpus", gpus=(replace(facts("d0").gpus.gpus[0], numa=1),))},
         "warning",
         "numa",
-        "compute NICs eth2 are on node 0, but GPU 0 is on node 1",
-        "lspci",
+        "engine 0 has rail eth2 on node 0, but its GPU is on node 1",
+        "list compute_nics and gpus in the same order.*lspci",
     ),
     "GPU that is not there": Fault(
         {"d0": changed("d0", "gpus", gpus=())},
@@ -302,6 +303,14 @@ FAULTS = {
         "gpus",
         "no GPU 0000:17:00.0, found none",
         "correct gpus",
+    ),
+    "GPU that is not there, and computes": Fault(
+        {"d0": changed("d0", "gpus", gpus=(replace(facts("d0").gpus.gpus[0], pci="0000:18:00.0"),))},
+        "error",
+        "gpus",
+        "no GPU 0000:17:00.0, found 0 .0000:18:00.0",
+        "correct gpus",
+        needs=COMPUTING,
     ),
     "no torch": Fault(
         {"d0": changed("d0", "gpus", torch="")},

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
 from recorded_rack import inventory
 
-from harness.experiment import load_experiment
+from harness.experiment import Compute, Transport, load_experiment
 from harness.inventory.choosing import on_hosts
 from harness.orders import prime_objects
 from harness.preflight import needs_of
@@ -26,6 +27,14 @@ def test_what_is_stored_is_what_is_primed_and_what_a_repetition_persists() -> No
     assert needs.storage_bytes - primed <= (new_tokens // 64 + 2 * preparation.turns) * block_bytes
     assert needs.buffer_bytes["decode"] == preparation.scale.buffer_bytes["decode"] * 3 // 2
     assert (needs.transport, needs.cache, needs.buffer_pages) == ("tcp", "page", "transparent")
+
+
+def test_what_computes_and_how_it_is_copied_to() -> None:
+    real = on_hosts(load_experiment("io_bound_1p1d"), inventory())
+    assert not needs_of(prepare(real)).gpus
+    through_nics = Compute(kind="torch", copy="nic")
+    needs = needs_of(prepare(replace(real, compute=through_nics, transport=Transport(kind="verbs"))))
+    assert (needs.gpus, needs.gpu_direct, needs.engines) == (True, True, 8)
 
 
 def test_on_real_links_buffers_are_the_profiles() -> None:
