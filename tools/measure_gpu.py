@@ -10,7 +10,7 @@ On a host with a GPU and torch for it. Steps, each a command of `dualpath` that 
 2. `bench layerwise`: a pass over the longer of loading and computing (at most 1.1); with ``--nic`` also with
    copies through the NIC that has that address
 3. `calibrate compute`: held-out points (within 10 %); prefill at 32K as a share of the GEMM peak
-4. 1P1D on this host, one engine each, `torch` and `timed` with that profile in turn, A B B A: speedups
+4. the experiment `gpu_one_machine`, `torch` and `timed` with that profile in turn, A B B A: speedups
    (within 5 %)
 
 Prints a Markdown table, exits 1 if something is not as expected or a run is not valid. About ten minutes.
@@ -27,8 +27,10 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tomli_w
+from msgspec.structs import replace
 
+from harness.experiment import Compute, Experiment, load_experiment, to_toml
+from hosts.config import ComputeKind
 from workloads.models import find_model
 
 BLOCK_TOKENS = 64
@@ -114,15 +116,15 @@ def prediction(model: str, device: str, profile: Path) -> list[Line]:
 
 def agreement(arguments: argparse.Namespace, folder: Path, profile: Path) -> list[Line]:
     """Speedups of the same runs, computed and timed."""
-    kinds = ["torch", "timed"]
-    speedups: dict[str, list[float]] = {kind: [] for kind in kinds}
+    kinds: list[ComputeKind] = ["torch", "timed"]
+    speedups: dict[ComputeKind, list[float]] = {kind: [] for kind in kinds}
     valid = True
     for number in range(arguments.rounds):
         for kind in kinds if number % 2 == 0 else reversed(kinds):
             directory = folder / f"{kind}-{number}"
             if not (directory / "summary.json").exists():
                 file = folder / f"{kind}.toml"
-                file.write_text(tomli_w.dumps(experiment(arguments, kind, profile)))
+                file.write_text(to_toml(experiment(arguments, kind, profile)))
                 command("run", str(file), "--out", str(directory))
             summary = json.loads((directory / "summary.json").read_bytes())
             valid &= not summary["problems"]
@@ -134,23 +136,17 @@ def agreement(arguments: argparse.Namespace, folder: Path, profile: Path) -> lis
     ]
 
 
-def experiment(arguments: argparse.Namespace, kind: str, profile: Path) -> dict[str, Any]:
-    """As `io_bound_1p1d`, with one engine a host and no dilation: kernels take the time that they take."""
-    return {
-        "name": f"gpu-{kind}",
-        "model": arguments.model,
-        "workload": {"synthesize": "paper-64k", "synthesized_sessions": 50, "generated_scale": 0.001},
-        "replay": {"agents": 16, "turns_per_agent": 3, "start": "middle"},
-        "cluster": {
-            "prefill_hosts": 1,
-            "decode_hosts": 1,
-            "profile": str(profile),
-            "replace": {"engines_per_host": 1, "gpu_memory": 60},
-        },
-        "scale": {"bytes_divisor": arguments.bytes_divisor, "time_dilation": 1},
-        "compute": {"kind": kind, "device": arguments.device},
-        "measurement": {"repetitions": 3, "deadline_s": 900},
-    }
+def experiment(arguments: argparse.Namespace, kind: ComputeKind, profile: Path) -> Experiment:
+    """The shipped one for a machine with one GPU, computed or timed by that profile."""
+    shipped = load_experiment("gpu_one_machine")
+    return replace(
+        shipped,
+        name=f"gpu-{kind}",
+        model=arguments.model,
+        cluster=replace(shipped.cluster, profile=str(profile)),
+        scale=replace(shipped.scale, bytes_divisor=arguments.bytes_divisor),
+        compute=Compute(kind=kind, device=arguments.device if kind == "torch" else None),
+    )
 
 
 def answered(*arguments: str) -> dict[str, Any]:
