@@ -18,7 +18,7 @@ from harness.bench.cli import bench
 from harness.bench.peers import PeerToolError
 from harness.calibration.cli import calibrate_commands
 from harness.cluster import ClusterError, cleanup
-from harness.console import JsonOption, error_line, out, print_json
+from harness.console import JsonOption, error_line, out, print_json, usage_line
 from harness.experiment import ExperimentError, load_experiment, shipped_experiments
 from harness.grounds import InventoryOption
 from harness.host_error import HostError
@@ -154,8 +154,7 @@ def main() -> NoReturn:
     try:
         code = app(prog_name="dualpath", standalone_mode=False)
     except typer.TyperException as error:
-        usage = error.format_message()
-        _fail(f"{usage.rstrip('.')}; see 'dualpath --help'" if usage else "", _EXIT_INPUT)
+        _fail(usage_line(error), _EXIT_INPUT)
     except (ExperimentError, TraceError, ModelError, ReportError, RunDirectoryError) as error:
         _fail(error_line(error), _EXIT_INPUT)
     except _TESTBED_ERRORS as error:

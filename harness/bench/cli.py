@@ -70,7 +70,7 @@ def transport_command(
         bench_transport(
             ends, Transfers(direction, nbytes, batch, depth, traffic_class, seconds, memory), rounds, peer
         )
-        for nbytes in sizes(block)
+        for nbytes in sizes("block", block)
     ]
     if json:
         print_json(cases)
@@ -122,12 +122,15 @@ def storage_command(
     json: JsonOption = False,
 ) -> None:
     """Bandwidth, operations, latency and CPU of reads from a directory."""
-    (file_bytes,) = sizes(size)
+    (file_bytes,) = sizes("size", size)
     configs = [
         StorageConfig(kind="posix", root=str(root), read_streams=depth, cache=cache, engine=name)
         for name in names("engine", engine, _ENGINES)
     ]
-    each = [Reads(nbytes, depth, order == "random", seconds) for nbytes in at_most(file_bytes, sizes(block))]
+    each = [
+        Reads(nbytes, depth, order == "random", seconds)
+        for nbytes in at_most(file_bytes, sizes("block", block))
+    ]
     cases: Sequence[StorageCase | GpuStorageCase]
     if memory == "gpu":
         if cache != "direct":

@@ -46,7 +46,7 @@ def copies_command(
 
     Takes blocks x block bytes of GPU memory, and layers times as much page-locked host memory.
     """
-    each = [Layer(nbytes, blocks, layers) for nbytes in sizes(block)]
+    each = [Layer(nbytes, blocks, layers) for nbytes in sizes("block", block)]
     report = bench_copies(gpu, names("direction", direction, _DIRECTIONS), each, rounds, seconds)
     if json:
         print_json(report)

@@ -19,11 +19,11 @@ def names(option: str, text: str, known: dict[str, _Name]) -> list[_Name]:
     """``tcp,nixl`` as those, each once; ExperimentError for one that is not ``known``."""
     for name in text.split(","):
         if name.strip() not in known:
-            raise ExperimentError(f"{option}: found '{name}', expected some of {', '.join(known)}")
+            raise ExperimentError(f"--{option}: found '{name}', expected some of {', '.join(known)}")
     return list(dict.fromkeys(known[name.strip()] for name in text.split(",")))
 
 
-def sizes(text: str) -> list[int]:
+def sizes(option: str, text: str) -> list[int]:
     """``64K,1M`` in bytes; ExperimentError for anything else."""
     sizes = []
     for part in text.split(","):
@@ -31,7 +31,7 @@ def sizes(text: str) -> list[int]:
         if number and number[-1].lower() in _SUFFIXES:
             number, factor = number[:-1], _SUFFIXES[number[-1].lower()]
         if not number.isdigit() or not int(number):
-            raise ExperimentError(f"size: found '{part}', expected bytes such as 4096, 64K, 1M or 1G")
+            raise ExperimentError(f"--{option}: found '{part}', expected bytes such as 4096, 64K, 1M or 1G")
         sizes.append(int(number) * factor)
     return sizes
 
@@ -42,7 +42,7 @@ def at_most(file_bytes: int, blocks: list[int]) -> list[int]:
         if nbytes > file_bytes:
             most = in_words(file_bytes)
             raise ExperimentError(
-                f"block: found {in_words(nbytes)}, expected at most the file's {most} (size)"
+                f"--block: found {in_words(nbytes)}, expected at most the file's {most} (--size)"
             )
     return blocks
 

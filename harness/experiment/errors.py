@@ -10,7 +10,12 @@ class ExperimentError(ValueError):
     """An experiment that cannot run: names the file and the key."""
 
 
+_MEANT = {"gpu": "cuda"}
+"""Words that look like another choice than the one that is meant."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint at the known name that is meant, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    known = list(known)
+    close = [meant] if (meant := _MEANT.get(name)) in known else difflib.get_close_matches(name, known, n=1)
     return f"; did you mean '{close[0]}'?" if close else ""

@@ -16,6 +16,7 @@ from harness.experiment.errors import ExperimentError, did_you_mean
 
 _NOT_A_CHOICE = "Invalid enum value "
 _NO_SUCH_KEY = "Object contains unknown field "
+_NO_TABLE, _NO_TEXT = "Expected `object`, got ", "Expected `str`, got "
 _T = TypeVar("_T")
 
 
@@ -53,12 +54,27 @@ def _in_words(message: str, kind: type, document: dict[str, Any]) -> str:
     if what.startswith(_NO_SUCH_KEY):
         key = what.removeprefix(_NO_SUCH_KEY)[1:-1]
         return f"{at}unknown field `{key}`{_instead(key, _keys(types, found))}"
+    if what.startswith(_NO_TABLE) and (example := _example(types, found)):
+        return f"{at}found {found!r}, expected a table such as {example}"
+    if what.startswith(_NO_TEXT) and isinstance(found, int | float):
+        return f'{at}found {found!r}, expected text: "{found}"'
     told = path and found is not None and not (isinstance(found, dict) and path[-1] != "]")
     return f"{at}{what}, found {found!r}" if told else f"{at}{what}"
 
 
 def _instead(found: str, choices: Sequence[str]) -> str:
     return f", expected one of {', '.join(choices)}{did_you_mean(found, choices)}"
+
+
+def _example(types: Sequence[inspect.Type], found: Any) -> str:
+    """A section with the key that it cannot be without; '' where none is expected."""
+    section = next((of for of in types if isinstance(of, inspect.StructType)), None)
+    if section is None:
+        return ""
+    needed = [field.encode_name for field in section.fields if field.required]
+    key = section.tag_field or (needed or [section.fields[0].encode_name])[0]
+    value = f'"{found}"' if isinstance(found, str) else "..."
+    return f"{{ {key} = {value} }}"
 
 
 def _keys(types: Sequence[inspect.Type], found: Any) -> list[str]:

@@ -147,7 +147,7 @@ def test_a_revoked_host_key(rack: OwnInventory, tmp_path: Path) -> None:
 
 
 def test_known_hosts_that_cannot_be_read(rack: OwnInventory, tmp_path: Path) -> None:
-    with pytest.raises(HostError, match=r"host control: cannot read the known hosts: .*/missing"):
+    with pytest.raises(HostError, match=r"launcher\.known_hosts: .*/missing: cannot be read: No such"):
         rack.over(works, known_hosts=str(tmp_path / "missing"))
     (tmp_path / "known").write_text("nonsense\n")
     with pytest.raises(HostError, match=r"cannot read the known hosts: .*nonsense"):

@@ -28,7 +28,13 @@ class KnownHosts:
         self._add_to = shlex.quote(str(expected[0]))
         try:
             self.entries = asyncssh.read_known_hosts([str(file) for file in self._files])
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise HostError(
+                "control",
+                f"launcher.known_hosts: {error.filename}: cannot be read: {error.strerror}; fix: ssh-keyscan "
+                f"HOST >> {self._add_to} (and compare with the host's own), or correct launcher.known_hosts",
+            ) from error
+        except ValueError as error:
             raise HostError("control", f"cannot read the known hosts: {error}") from error
 
     def kinds(self, address: str, port: int) -> list[str]:

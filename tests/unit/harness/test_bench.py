@@ -36,13 +36,13 @@ def test_the_order_is_reversed_from_round_to_round_and_ratios_are_paired() -> No
     ("text", "expected"), [("4096", [4096]), ("64K,1m", [65536, 1 << 20]), ("2G", [2 << 30])]
 )
 def test_sizes(text: str, expected: list[int]) -> None:
-    assert sizes(text) == expected
+    assert sizes("block", text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "0", "1T", "1.5M", "64K,", "-1"])
 def test_what_is_no_size_is_said(text: str) -> None:
     with pytest.raises(ExperimentError, match="expected bytes such as 4096, 64K, 1M or 1G"):
-        sizes(text)
+        sizes("block", text)
 
 
 def test_several_transports_or_engines_are_named_once_each() -> None:

@@ -71,7 +71,16 @@ def experiment(tmp_path: Path, workload: str = SYNTHETIC, turns: int = 2, cluste
         (["walk"], "No such command 'walk'"),
         (["models", "gpt"], "model: found 'gpt', expected one of dualpath-27b, "),
         (["models", "--context", "many"], "Invalid value for '--context'"),
-        (["models", "--append", "0"], "Invalid value for '--append'"),
+        (
+            ["bench", "copies", "--gpu", "-1"],
+            "Invalid value for '--gpu': found '-1', expected greater than or equal to 0; see 'dualpath bench "
+            "copies --help'",
+        ),
+        (["bench", "copies", "--device"], "No such option: --device; see 'dualpath bench copies --help'"),
+        (
+            ["bench", "copies", "--block", "4K,0"],
+            "--block: found '0', expected bytes such as 4096, 64K, 1M or 1G",
+        ),
         (["traces", "inspect", "/no/such/trace"], "/no/such/trace: found No such file or directory"),
         (
             ["traces", "synthesize", "--like", "paper-1k", "-o", "x"],

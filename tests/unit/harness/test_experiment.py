@@ -117,6 +117,15 @@ def test_a_replaced_figure_keeps_its_unit_and_names_the_experiment_file() -> Non
             "did you mean 'paper-64k'?",
         ),
         (
+            ("[scale]", '[compute]\nkind = "torch"\ndevice = "gpu"\n[scale]'),
+            "compute.device: found 'gpu', expected one of cpu, cuda; did you mean 'cuda'?",
+        ),
+        (
+            ('model = "dualpath-27b"', 'model = "dualpath-27b"\nstorage = "page"'),
+            "storage: found 'page', expected a table such as { read_streams = \"page\" }",
+        ),
+        (('= "dualpath-27b"', "= 27"), 'model: found 27, expected text: "27"'),
+        (
             ("agents = 4", 'agents = 4\nstart = "the \' - at `$.x` of it"'),
             'replay.start: found "the \' - at `$.x` of it", expected one of beginning, middle, random',
         ),
