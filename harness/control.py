@@ -70,7 +70,7 @@ class AgentHandle:
         finally:
             del self._answers[id_]
         if isinstance(body, Failed):
-            raise HostError(self.host, body.reason)
+            raise HostError(self.host, body.reason, told=True)
         return body
 
     def deliver(self, envelope: Envelope) -> None:

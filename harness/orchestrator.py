@@ -101,7 +101,7 @@ async def _measure_on(run: Run, open_site: OpenSite) -> None:
         async with open_site() as site:
             await _measure_phases(run, site)
     except HostError as error:
-        said = run.store.last_lines(error.host)
+        said = run.store.log_of(error.host, last_lines=not error.told)
         raise HostError(error.host, f"{error.reason}, {run.in_flight()}{said}") from None
 
 

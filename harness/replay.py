@@ -253,7 +253,8 @@ class Replay:
                     self._watch.finished(self._real_s(now_ns), self._real_s(tpot_ns))
                 turn.done.set_result(None)
             case Failed():
-                turn.done.set_exception(HostError(event.host, f"{turn.record}: {event.reason}"))
+                error = HostError(event.host, f"{turn.record}: {event.reason}", told=True)
+                turn.done.set_exception(error)
 
     def _now_ns(self) -> int:
         return time.monotonic_ns() - self._began_at_ns

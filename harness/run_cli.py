@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from harness import interrupts
@@ -153,7 +154,14 @@ def _report_partial(directory: Path, error: Exception, outputs: Outputs) -> None
     except (ReportError, RunStoreError) as second:
         error.add_note(f"no report either: {second}")
     else:
-        error.add_note(f"what was measured: {directory / 'report.html'}")
+        if _measured(directory):
+            error.add_note(f"what was measured: {directory / 'report.html'}")
+
+
+def _measured(directory: Path) -> bool:
+    """Whether the run there came to measuring anything."""
+    stored = msgspec.json.decode((directory / "metadata.json").read_bytes())
+    return bool(stored["ceilings"] or stored["repetitions"])
 
 
 def _conclude(summary: Summary, directory: Path, json: bool, outputs: Outputs) -> None:

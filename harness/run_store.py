@@ -112,14 +112,16 @@ class RunStore:
             raise disk_error(error, path) from None
         return path
 
-    def last_lines(self, host: str) -> str:
-        """The end of that host's agent's log, as the end of a sentence; '' if there is none."""
+    def log_of(self, host: str, *, last_lines: bool) -> str:
+        """That host's agent's log, or its end, as the end of a sentence; '' if there is none."""
         log = self.directory / "logs" / host / "agent.log"
         try:
             said = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
         except OSError:
             return ""
-        return f"; the last lines of {log}: " + " | ".join(said) if said else ""
+        if not said:
+            return ""
+        return f"; the last lines of {log}: " + " | ".join(said) if last_lines else f"; its log: {log}"
 
     @property
     def finished(self) -> bool:

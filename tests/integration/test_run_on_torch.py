@@ -78,7 +78,9 @@ def test_hosts_without_a_gpu_say_so_before_anything_runs(tmp_path: Path) -> None
     with CommandRun(experiment(tmp_path, {"kind": "torch"}), tmp_path) as run:
         status, _, said = run.end()
         assert status == 3
-        assert "ComputeError: compute: torch" in said
+        assert said.count("ComputeError: compute: torch") == 1
+        assert f"; its log: {run.directory / 'logs'}/" in said
+        assert "what was measured" not in said
         assert run.leftovers() == NOTHING
 
 

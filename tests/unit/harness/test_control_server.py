@@ -45,8 +45,9 @@ def test_commands_are_answered_and_events_are_passed_on() -> None:
             line.post(Envelope(asked[1].id, Failed("p0", "no such thing")))
             line.post(Envelope(asked[0].id, Done()))
             assert await answers[0] == Done()
-            with pytest.raises(HostError, match=r"^host p0: no such thing$"):
+            with pytest.raises(HostError, match=r"^host p0: no such thing$") as error:
                 await answers[1]
+            assert error.value.told
             assert control.events == [("p0", ReadDone(7))]
 
     run(test)
@@ -97,8 +98,9 @@ def test_a_lost_agent_fails_calls_under_way_and_later_ones(
             under_way = asyncio.create_task(agent.call(BeginRepetition(True), 30))
             await line.receive(Envelope)
             ending(line)
-            with pytest.raises(HostError, match=f"host d0: {reason}"):
+            with pytest.raises(HostError, match=f"host d0: {reason}") as error:
                 await asyncio.wait_for(under_way, 5)
+            assert not error.value.told, "its log is the only evidence"
             with pytest.raises(HostError, match=reason):
                 await agent.lost
             with pytest.raises(HostError, match="its agent is gone"):

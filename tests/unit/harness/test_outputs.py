@@ -167,6 +167,17 @@ def test_3_a_testbed_that_failed_leaves_what_was_measured(
     assert "| JCT, emulated (mean) |" in wanted.summary.read_text()
 
 
+def test_3_where_nothing_was_measured_nothing_is_said_of_it(
+    tmp_path: Path, wanted: Wanted, dualpath: Command, measured: Callable[..., None]
+) -> None:
+    builder = StoredRunBuilder(sessions=6, turns=6)
+    builder.metadata |= {"status": "failed", "failure": "host p0: no GPU", "ceilings": {}, "repetitions": []}
+    measured(builder, HostError("p0", "no GPU", told=True))
+    status, _, errors = dualpath(*run(tmp_path), *wanted.options)
+    assert (status, errors) == (3, "dualpath: host p0: no GPU\n")
+    assert (tmp_path / "run" / "report.html").exists()
+
+
 def test_3_a_testbed_that_failed_before_there_was_a_run(
     tmp_path: Path, wanted: Wanted, dualpath: Command, measured: Callable[..., None]
 ) -> None:

@@ -237,8 +237,11 @@ async def its_prefill_host_fails(
 
 
 def test_a_turn_that_fails_on_its_prefill_host_names_that() -> None:
-    with pytest.raises(HostError, match=r"host p0: session .* turn .* \(p0->d0\): storage: no such object"):
+    with pytest.raises(
+        HostError, match=r"host p0: session .* turn .* \(p0->d0\): storage: no such object"
+    ) as error:
         run(Trial(Hosts(serve=its_prefill_host_fails)).replay(at_once(PLANS[:1])))
+    assert error.value.told
 
 
 async def never(hosts: Hosts, host: str, order: TurnOrder) -> AsyncIterator[tuple[str, Message]]:

@@ -170,3 +170,12 @@ def test_a_run_under_way_is_nobody_elses(tmp_path: Path) -> None:
     RunStore.create(tmp_path / "run", CIRCUMSTANCES)
     with pytest.raises(RunDirectoryError, match=r"run: a run is writing here; wait for its end$"):
         RunStore.reopen(tmp_path / "run", CIRCUMSTANCES)
+
+
+def test_an_agents_log_is_quoted_or_named(tmp_path: Path) -> None:
+    store = RunStore.create(tmp_path / "run", {})
+    log = store.log_file("p0", "agent")
+    assert store.log_of("p0", last_lines=True) == ""  # it has not begun
+    log.write_text("one\ntwo\nthree\nfour\n")
+    assert store.log_of("p0", last_lines=True) == f"; the last lines of {log}: two | three | four"
+    assert store.log_of("p0", last_lines=False) == f"; its log: {log}"
