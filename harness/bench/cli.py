@@ -135,7 +135,7 @@ def storage_command(
     if memory == "gpu":
         if cache != "direct":
             raise ExperimentError(
-                f"cache: found {cache}, cuFile reads past it: expected direct with --memory gpu"
+                f"--cache: found {cache}, cuFile reads past it: expected direct with --memory gpu"
             )
         cases = [bench_gpu_storage(gpu, configs, reads, file_bytes, rounds) for reads in each]
     else:

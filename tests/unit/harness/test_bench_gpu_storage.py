@@ -151,8 +151,8 @@ def test_a_read_that_fails_while_it_is_timed_is_a_line(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--cache", "page"], "cache: found page, cuFile reads past it: expected direct with --memory gpu"),
-        (["--block", "2M"], "block: found 2MiB, expected at most the file's 1MiB (size)"),
+        (["--cache", "page"], "--cache: found page, cuFile reads past it: expected direct with --memory gpu"),
+        (["--block", "2M"], "--block: found 2MiB, expected at most the file's 1MiB (--size)"),
     ],
 )
 def test_what_makes_no_sense_is_bad_input(fails: Callable[..., str], options: list[str], said: str) -> None:

@@ -13,7 +13,7 @@ from harness.preflight import HostFacts, Needs
 from harness.preflight.facts import Address, Lock, Process, Python, Rdma, Route
 
 RACK = inventory()
-COMPUTING = with_needs(NEEDS, compute="torch")
+COMPUTING = with_needs(NEEDS, compute="torch", device="cuda")
 THROUGH_NICS = with_needs(COMPUTING, copy="nic")
 ON_NFS = inventory(storage=StoragePlace(mount="/mnt/kv"))
 
