@@ -59,6 +59,20 @@ def check_buffers(scaled: ScaleModel, plans: Sequence[SessionPlan]) -> None:
             )
 
 
+def check_weights(profile: HardwareProfile, scaled: ScaleModel, model: Model) -> None:
+    """An engine has to have room for its weights, and some for KV."""
+    memory, share = profile.gpu_memory.value, profile.gpu_memory_share.value
+    for engine in scaled.engines.values():
+        if engine.kv_hbm_bytes <= 0:
+            weights_gb = engine.weight_bytes / 1e9
+            more_hosts = "use more hosts or " if model.expert_parallel else ""
+            raise ExperimentError(
+                f"profile figure gpu_memory: found {memory:g} GB x {share:g}, but an engine holds "
+                f"{weights_gb:.1f} GB of {model.name}'s weights; expected more than "
+                f"{math.ceil(weights_gb / share)} GB: {more_hosts}set cluster.replace.gpu_memory"
+            )
+
+
 def check_hbm(experiment: Experiment, scaled: ScaleModel, model: Model, plans: Sequence[SessionPlan]) -> None:
     """Every request has to fit an engine's HBM, or it would wait for ever."""
     token_bytes = kv_bytes_per_token(model)

@@ -10,7 +10,7 @@ import msgspec
 
 from harness.cluster import ClusterError, ClusterSpec, HighClass, shaped_classes
 from harness.experiment import Experiment, ExperimentError, HardwareProfile, Transport, load_profile
-from harness.feasibility import bottlenecks, check_buffers, check_hbm, check_unscaled
+from harness.feasibility import bottlenecks, check_buffers, check_hbm, check_unscaled, check_weights
 from harness.scale_model import ScaleModel, scale
 from harness.scheduling import Limits
 from harness.sites.base import Site, SiteHost, SiteRail
@@ -205,6 +205,7 @@ def prepare(experiment: Experiment) -> Preparation:
     )
     plan = plan_replay(windows)
     scaled = scale(experiment, profile, model, trace.block_tokens)
+    check_weights(profile, scaled, model)
     check_buffers(scaled, plan.sessions)
     check_hbm(experiment, scaled, model, plan.sessions)
     return Preparation(

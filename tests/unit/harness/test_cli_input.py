@@ -164,6 +164,10 @@ def test_trace_files(tmp_path: Path, dualpath: object, content: bytes, expected:
             "weights; expected more than 4 GB: use more hosts or set cluster.replace.gpu_memory",
         ),
         (
+            {"cluster": "replace = { gpu_memory = 1 }"},
+            "profile figure gpu_memory: found 1 GB x 0.9, but an engine holds ",
+        ),
+        (
             {"cluster": "replace = { gpu_memory = 4 }"},
             "profile figure gpu_memory: found 0.2 GB left for KV on a decode engine, but the largest request "
             "needs ",

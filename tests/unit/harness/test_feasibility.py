@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -24,12 +25,12 @@ from harness.experiment import (
     Workload,
     load_profile,
 )
-from harness.feasibility import bottlenecks, check_buffers, check_hbm, check_unscaled
+from harness.feasibility import bottlenecks, check_buffers, check_hbm, check_unscaled, check_weights
 from harness.preparation import prepare
 from harness.scale_model import ScaleModel, scale
 from workloads.agents import agents_for
 from workloads.layout import SessionPlan, plan_replay
-from workloads.models import find_model, kv_bytes_per_token
+from workloads.models import MODELS, Model, find_model, kv_bytes_per_token
 from workloads.synthesis import synthesize
 
 HOPPER = load_profile("hopper-400g")
@@ -64,6 +65,35 @@ def gpu_memory(of: Experiment, role: str, kv_bytes: float) -> HardwareProfile:
 
 def hbm(of: Experiment, profile: HardwareProfile, plans: Sequence[SessionPlan] = PLANS) -> None:
     check_hbm(of, scaled(of, profile), MODEL, plans)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu_memory", "fix"),
+    [
+        ("qwen2.5-32b", 60, "set cluster.replace.gpu_memory"),
+        ("deepseek-v3.2-660b", 80, "use more hosts or set cluster.replace.gpu_memory"),
+    ],
+)
+def test_weights_that_do_not_fit_an_engine_are_refused(name: str, gpu_memory: float, fix: str) -> None:
+    model = find_model(name)
+    profile = HOPPER.replaced({"gpu_memory": gpu_memory})
+    weight_gb = model.weight_bytes / (8 if model.expert_parallel else 1) / 1e9
+    with pytest.raises(ExperimentError) as error:
+        check_weights(profile, scale(experiment(), profile, model, 64), model)
+    assert str(error.value) == (
+        f"profile figure gpu_memory: found {gpu_memory} GB x 0.9, but an engine holds {weight_gb:.1f} GB of "
+        f"{name}'s weights; expected more than {math.ceil(weight_gb / 0.9)} GB: {fix}"
+    )
+
+
+@pytest.mark.parametrize("model", [model for model in MODELS.values() if model.weight_bytes > 1e9])
+def test_more_memory_than_the_refusal_asks_for_is_enough(model: Model) -> None:
+    refused = HOPPER.replaced({"gpu_memory": 1})
+    with pytest.raises(ExperimentError) as error:
+        check_weights(refused, scale(experiment(), refused, model, 64), model)
+    [asked_gb] = re.findall(r"expected more than (\d+) GB", str(error.value))
+    enough = HOPPER.replaced({"gpu_memory": int(asked_gb) + 0.01})
+    check_weights(enough, scale(experiment(), enough, model, 64), model)
 
 
 @pytest.mark.parametrize("layerwise", [True, False])

@@ -28,7 +28,7 @@ from harness.bench.isolation_plan import IsolationPlan
 from harness.bench.traffic import Observation
 from harness.cluster import ClusterError
 from harness.experiment import ExperimentError
-from harness.inventory import ComputeNic, Inventory, InventoryHost, SshLauncher
+from harness.inventory import ComputeNic, Inventory, InventoryHost, SshLauncher, load_inventory
 from hosts.bench.load import Observed
 from hosts.bench.phases import Burst, BurstCycle, BurstTime, CollectivesObserved, KvObserved
 from workloads.models import find_model
@@ -48,6 +48,7 @@ PLAN = IsolationPlan(
 )
 
 EMULATED = EmulatedHosts("network_namespaces")
+RACK_FILE = Path(__file__).parents[3] / "examples" / "rack.toml"
 
 
 def bursts(plan: IsolationPlan) -> dict[str, Burst]:
@@ -120,14 +121,21 @@ def test_links_made_for_a_scale_carry_what_emulated_ones_do() -> None:
     assert rack("experiment").scaled(PLAN) == EMULATED.scaled(PLAN)
 
 
+def test_two_hosts_are_enough_though_they_could_not_hold_the_models_weights() -> None:
+    assert find_model(PLAN.model).weight_bytes / 8 > 80e9
+    two = msgspec.structs.replace(PLAN, hosts=2)
+    assert EMULATED.scaled(two).geometry == EMULATED.scaled(PLAN).geometry
+    shipped = RackHosts(load_inventory(RACK_FILE), lambda line: None)
+    assert shipped.scaled(REAL).compute_nic_bytes_per_s == 50e9
+
+
 def test_real_links_cannot_be_scaled_down() -> None:
     with pytest.raises(ExperimentError, match="found 230, 280, expected 1, 1: the links of inventory r are"):
         rack().scaled(PLAN)
 
 
 def test_an_inventory_says_how_many_hosts_there_are() -> None:
-    rack_file = Path(__file__).parents[3] / "examples" / "rack.toml"
-    done = CliRunner().invoke(bench, ["isolation", "--inventory", str(rack_file), "--hosts", "4"])
+    done = CliRunner().invoke(bench, ["isolation", "--inventory", str(RACK_FILE), "--hosts", "4"])
     assert isinstance(done.exception, ExperimentError)
     assert "with --inventory all its prefill and decode hosts are used" in str(done.exception)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
-
 import msgspec
 import pytest
 from hypothesis import given
@@ -119,35 +116,6 @@ def test_each_engine_has_all_weights_of_a_dense_model(hosts: int) -> None:
     factors = Scale(bytes_divisor=64, time_dilation=8)
     engines = scale(experiment(factors, hosts, hosts), PROFILE, model, 64).engines
     assert {engine.weight_bytes for engine in engines.values()} == {model.weight_bytes}
-
-
-@pytest.mark.parametrize(
-    ("name", "gpu_memory", "fix"),
-    [
-        ("qwen2.5-32b", 60, "set cluster.replace.gpu_memory"),
-        ("deepseek-v3.2-660b", 80, "use more hosts or set cluster.replace.gpu_memory"),
-    ],
-)
-def test_weights_that_do_not_fit_an_engine_are_refused(name: str, gpu_memory: float, fix: str) -> None:
-    model = find_model(name)
-    profile = PROFILE.replaced({"gpu_memory": gpu_memory})
-    weight_gb = model.weight_bytes / (8 if model.expert_parallel else 1) / 1e9
-    with pytest.raises(ExperimentError) as error:
-        scale(experiment(Scale(bytes_divisor=64, time_dilation=8)), profile, model, 64)
-    assert str(error.value) == (
-        f"profile figure gpu_memory: found {gpu_memory} GB x 0.9, but an engine holds {weight_gb:.1f} GB of "
-        f"{name}'s weights; expected more than {math.ceil(weight_gb / 0.9)} GB: {fix}"
-    )
-
-
-@pytest.mark.parametrize("model", [model for model in MODELS.values() if model.weight_bytes > 1e9])
-def test_more_memory_than_the_refusal_asks_for_is_enough(model: Model) -> None:
-    refused = experiment(Scale(bytes_divisor=64, time_dilation=8))
-    with pytest.raises(ExperimentError) as error:
-        scale(refused, PROFILE.replaced({"gpu_memory": 1}), model, 64)
-    [asked_gb] = re.findall(r"expected more than (\d+) GB", str(error.value))
-    enough = PROFILE.replaced({"gpu_memory": int(asked_gb) + 0.01})
-    assert scale(refused, enough, model, 64).engines["decode"].kv_hbm_bytes > 0
 
 
 @pytest.mark.parametrize("engines", [0.5, 1.5])
