@@ -87,7 +87,7 @@ def circumstances(preparation: Preparation, ground: Mapping[str, Any]) -> dict[s
 
 
 def _compute_labels(preparation: Preparation) -> Iterator[str]:
-    compute, kernels = preparation.experiment.compute, preparation.profile.kernels.get(preparation.model.name)
+    compute, scale = preparation.experiment.compute, preparation.scale
     if compute.kind == "torch":
         yield "GPU compute is kernels of the model's shapes by torch, with random weights, no collectives"
         if compute.copy == "nic":
@@ -98,11 +98,22 @@ def _compute_labels(preparation: Preparation) -> Iterator[str]:
         if compute.device == "cpu":
             yield "what is computed, the CPU computes: times are no GPU's"
         return
-    if kernels is None:
+    of_role = {
+        role: preparation.profile.kernels_of(preparation.model, engines)
+        for role, engines in scale.expert_engines.items()
+    }
+    measured = {
+        role: f"{kernels.device} ({kernels.software}) on {kernels.measured_at}"
+        for role, kernels in of_role.items()
+        if kernels is not None
+    }
+    if not measured:
         yield "GPU compute is timed by a FLOP model, not executed"
+    elif len(set(measured.values())) == 1:
+        yield f"GPU compute is timed by what its kernels took on {measured['prefill']}, not executed"
     else:
-        measured = f"{kernels.device} ({kernels.software}) on {kernels.measured_at}"
-        yield f"GPU compute is timed by what its kernels took on {measured}, not executed"
+        for role, on in measured.items():
+            yield f"GPU compute of {role} hosts is timed by what its kernels took on {on}, not executed"
     yield "copies between host memory and HBM are timed at the compute NIC's rate, and use none of it"
 
 

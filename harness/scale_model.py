@@ -11,6 +11,8 @@ NICs' rates are the hardware's own.
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +81,7 @@ def scale(experiment: Experiment, profile: HardwareProfile, model: Model, block_
         "prefill": experiment.cluster.prefill_hosts * engines,
         "decode": experiment.cluster.decode_hosts * engines,
     }
+    _check_kernels(experiment, profile, model, of_role)
     return ScaleModel(
         bytes_divisor=divisor,
         time_dilation=dilation,
@@ -103,13 +106,7 @@ def _engine(
     of any other model each has all of them."""
     weight_bytes = model.weight_bytes / (engines_of_role if model.expert_parallel else 1)
     usable_bytes = profile.gpu_memory.value * profile.gpu_memory_share.value * 1e9
-    kernels = profile.kernels.get(model.name)
-    if kernels is not None and model.expert_parallel and kernels.expert_engines != engines_of_role:
-        raise ExperimentError(
-            f"profile kernels of {model.name}: found measured with the experts over {kernels.expert_engines} "
-            f"engines, but this experiment has {engines_of_role} engines of a role; expected as many: repeat "
-            f"'dualpath calibrate compute --engines {engines_of_role}', or use another profile"
-        )
+    kernels = profile.kernels_of(model, engines_of_role)
     return EngineConfig(
         model=model.name,
         gpu_flops=profile.gpu_peak.value * 1e12 * profile.gpu_efficiency.value,
@@ -123,6 +120,27 @@ def _engine(
         kernels=None if kernels is None else kernels.times,
         host_engines=int(profile.engines_per_host.value),
     )
+
+
+def _check_kernels(
+    experiment: Experiment, profile: HardwareProfile, model: Model, of_role: Mapping[Role, int]
+) -> None:
+    """If any were measured, those of every role have to be: one role by its kernels and the other by FLOPs
+    would not be one system."""
+    measured = [kernels.expert_engines for kernels in profile.kernels.get(model.name, ())]
+    missing = sorted({count for count in of_role.values() if profile.kernels_of(model, count) is None})
+    if measured and missing:
+        file, wanted = shlex.quote(experiment.cluster.profile), ",".join(map(str, missing))
+        raise ExperimentError(
+            f"profile kernels of {model.name}: found measured with the experts over {_listed(measured)} "
+            f"engines, but this experiment has {of_role['prefill']} prefill and {of_role['decode']} decode "
+            f"engines; expected over {_listed(missing)}, too: 'dualpath calibrate compute {model.name} "
+            f"--engines {wanted} --profile {file} --out {file}' adds them"
+        )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return " and ".join(map(str, numbers))
 
 
 def figures_in_force(profile: HardwareProfile) -> dict[str, dict[str, Any]]:

@@ -101,7 +101,8 @@ def overlap(model: str, device: str, *options: str) -> list[Line]:
 def prediction(model: str, device: str, profile: Path) -> list[Line]:
     """All experts on the one engine that there is of each role."""
     options = ("--device", device, "--engines", "1", "--out", str(profile), "--json")
-    kernels = answered("calibrate", "compute", model, *options)
+    again = ("--profile", str(profile)) if profile.exists() else ()
+    [kernels] = answered("calibrate", "compute", model, *options, *again)
     rate, peak = kernels["prefill_tflop_per_s"], kernels["gemm_tflop_per_s"]
     lines = []
     for what, errors in (("device", kernels["held_out"]), ("asking", kernels["held_out_asking"])):
@@ -149,10 +150,9 @@ def experiment(arguments: argparse.Namespace, kind: ComputeKind, profile: Path) 
     )
 
 
-def answered(*arguments: str) -> dict[str, Any]:
+def answered(*arguments: str) -> Any:
     """The JSON that a command prints."""
-    found: dict[str, Any] = json.loads(command(*arguments).stdout)
-    return found
+    return json.loads(command(*arguments).stdout)
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from harness import interrupts
 from harness.calibration.compute import calibrate_compute, measured_here
+from harness.calibration.compute_options import check_new_profile, expert_engines
 from harness.calibration.kernel_points import ComputePlan
 from harness.calibration.kernels_table import kernels_remarks, kernels_table
 from harness.calibration.measure import calibrate
@@ -26,7 +27,9 @@ from harness.experiment import load_experiment, load_profile, to_toml
 from harness.grounds import InventoryOption, ModeOption, ground_of
 from harness.inventory import load_inventory
 from harness.progress import RunProgress
+from harness.run_store import disk_error
 from hosts.config import DeviceKind
+from reports.atomic_file import write_atomically
 from workloads.models import find_model
 
 
@@ -91,7 +94,7 @@ def paths_command(
 
 @calibrate_commands.command(
     "compute",
-    epilog="Examples: `dualpath calibrate compute dualpath-27b --engines 8 --out h200.toml` · `dualpath "
+    epilog="Examples: `dualpath calibrate compute dualpath-27b --engines 8,16 --out h200.toml` · `dualpath "
     "calibrate compute dualpath-27b --inventory rack.toml --host p0` · `dualpath calibrate compute "
     "toy-latent --device cpu` (a try without a GPU)",
 )
@@ -106,10 +109,10 @@ def compute_command(
         typer.Option(help="Which GPU: index, UUID or PCI address [default: the first].", show_default=False),
     ] = "",
     engines: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            min=1,
-            help="Engines that share the experts, those of all prefill hosts together [default: a host's].",
+            help="Engines that share the experts: those of all prefill hosts together, and of all decode "
+            "hosts, such as 8,16 [default: a host's; with --inventory those of each role].",
             show_default=False,
         ),
     ] = None,
@@ -126,7 +129,11 @@ def compute_command(
     rounds: Annotated[int, typer.Option(min=1, help="In how many rounds.")] = 3,
     output: Annotated[
         Path | None,
-        typer.Option("--out", help="The new profile [default: profile-MODEL.toml].", show_default=False),
+        typer.Option(
+            "--out",
+            help="The new profile, or that of --profile to add to it [default: profile-MODEL.toml].",
+            show_default=False,
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -137,31 +144,34 @@ def compute_command(
     an assumed rate.
     """
     output = output or Path(f"profile-{model}.toml")
-    base = load_profile(profile)
+    check_new_profile(output, profile)
+    base, of = load_profile(profile), find_model(model)
+    rack = None if inventory is None else load_inventory(inventory)
     plan = ComputePlan(
-        model=find_model(model),
+        model=of,
         device=device,
         gpu=gpu,
-        expert_engines=engines or int(base.engines_per_host.value),
+        expert_engines=expert_engines(engines, of, base, rack),
         longest_context=longest_context,
         most_tokens=most_tokens,
         seconds=seconds,
         rounds=rounds,
         command=shlex.join(["dualpath", *sys.argv[1:]]),
     )
-    if inventory is None:
-        calibrated = calibrate_compute(plan, base, measured_here)
+    if rack is None:
+        kernels = calibrate_compute(plan, measured_here)
     else:
-        rack = load_inventory(inventory)
         with RunProgress() as progress:
             measure = partial(measured_on, rack, host_of(rack, host), progress.phase)
-            calibrated = calibrate_compute(plan, base, measure)
-    output.write_text(to_toml(calibrated))
-    kernels = calibrated.kernels[model]
+            kernels = calibrate_compute(plan, measure)
+    try:
+        write_atomically(output.resolve(), to_toml(base.with_kernels(of, kernels)).encode())
+    except OSError as error:
+        raise disk_error(error, output) from None
     if json:
-        print_json(msgspec.to_builtins(kernels))
+        print_json(kernels)
         return
-    out.print(kernels_table(kernels))
+    out.print(kernels_table(kernels[0]))
     for line in kernels_remarks(kernels):
         out.print(line)
     out.print(f"profile: {output}")

@@ -23,12 +23,13 @@ _MOST_DECODE_TOKENS = 1 << 20
 @dataclass(frozen=True, slots=True)
 class ComputePlan:
     """What is measured where: contexts to ``longest_context`` and passes to ``most_tokens``, each point for
-    ``seconds``. Experts are those of one engine of ``expert_engines``."""
+    ``seconds``. Experts are those of one engine of ``expert_engines``, for each of these numbers: ascending,
+    (1,) for a model without experts."""
 
     model: Model
     device: DeviceKind
     gpu: str
-    expert_engines: int
+    expert_engines: tuple[int, ...]
     longest_context: int
     most_tokens: int
     seconds: float
@@ -71,8 +72,8 @@ class Points:
                 for kind, _ in kinds
             ],
             tokens=[
-                TokenPoint(part, tokens)
-                for part in _token_parts(plan.model)
+                TokenPoint(part, tokens, engines)
+                for part, engines in _token_parts(plan)
                 for tokens in sorted({*_growing(1, 2, plan.most_tokens), REFERENCE_NEW})
             ],
         )
@@ -84,7 +85,6 @@ class Points:
             plan.model.name,
             plan.device,
             plan.gpu,
-            plan.expert_engines,
             attention,
             tuple(self.tokens),
             plan.seconds,
@@ -134,9 +134,10 @@ def _held_out(plan: ComputePlan) -> Iterator[AttentionPoint]:
             )
 
 
-def _token_parts(model: Model) -> Iterator[TokenPart]:
-    if model.dense_layers:
-        yield "dense"
-    if model.experts is not None:
-        yield "experts"
-    yield "head"
+def _token_parts(plan: ComputePlan) -> Iterator[tuple[TokenPart, int]]:
+    """With the engines that share it."""
+    if plan.model.dense_layers:
+        yield "dense", 1
+    if plan.model.experts is not None:
+        yield from (("experts", engines) for engines in plan.expert_engines)
+    yield "head", 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
@@ -27,14 +27,16 @@ def kernels_table(kernels: KernelProfile) -> Table:
     return table
 
 
-def kernels_remarks(kernels: KernelProfile) -> Iterator[str]:
-    """Its rates, and whether to trust its predictions."""
-    share = kernels.prefill_tflop_per_s / kernels.gemm_tflop_per_s
-    yield (
-        f"prefill of {kernels.prefill_new} tokens over {kernels.prefill_context}: "
-        f"{kernels.prefill_tflop_per_s:.3g} TFLOP/s, {share:.1%} of the {kernels.gemm_tflop_per_s:.3g} "
-        "TFLOP/s of a large BF16 matrix product"
-    )
+def kernels_remarks(measured: Sequence[KernelProfile]) -> Iterator[str]:
+    """Rates of kernels that were measured together, and whether to trust what they predict."""
+    for of in measured:
+        shared = f", experts over {of.expert_engines} engines" if of.expert_engines > 1 else ""
+        rate, peak = of.prefill_tflop_per_s, of.gemm_tflop_per_s
+        yield (
+            f"prefill of {of.prefill_new} tokens over {of.prefill_context}{shared}: {rate:.3g} TFLOP/s, "
+            f"{rate / peak:.1%} of the {peak:.3g} TFLOP/s of a large BF16 matrix product"
+        )
+    kernels = measured[0]
     largest = max(errors.largest for errors in (kernels.held_out, kernels.held_out_asking) if errors)
     again = kernels.held_out_again.largest
     if largest > PREDICTS_WITHIN:

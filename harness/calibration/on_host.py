@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 
 import msgspec
@@ -12,6 +13,7 @@ from harness.experiment import ExperimentError
 from harness.host_error import HostError
 from harness.inventory import Inventory, InventoryHost
 from harness.launchers import open_launcher
+from harness.sites.rack import host_claim
 from hosts.bench.kernels import Kernels, Measured
 
 
@@ -29,12 +31,16 @@ def host_of(inventory: Inventory, name: str) -> InventoryHost:
 def measured_on(
     inventory: Inventory, host: InventoryHost, progress: Callable[[str], None], kernels: Kernels
 ) -> Measured:
-    """Bring the host what it needs, and measure there with its torch. Raises HostError."""
+    """Bring the host what it needs, and measure there with its torch, while it says whose it is. Raises
+    HostError, also for a host that a run holds."""
     alone = msgspec.structs.replace(inventory, hosts=(host,))
-    gpu = kernels.gpu or next(iter(host.gpus), "")
-    return asyncio.run(
-        _measured(alone, progress, msgspec.structs.replace(kernels, python=inventory.python, gpu=gpu))
+    there = msgspec.structs.replace(
+        kernels,
+        gpu=kernels.gpu or next(iter(host.gpus), ""),
+        python=inventory.python,
+        claim=host_claim(secrets.token_hex(4)),
     )
+    return asyncio.run(_measured(alone, progress, there))
 
 
 async def _measured(alone: Inventory, progress: Callable[[str], None], kernels: Kernels) -> Measured:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from harness.experiment.errors import ExperimentError, did_you_mean
 from harness.experiment.sections import AboveZero, Section
 from hosts.kernel_times import KernelTimes
+from workloads.models import Model
 
 
 class Figure(Section, frozen=True):
@@ -28,7 +29,8 @@ class Residuals(Section, frozen=True):
 
 
 class KernelProfile(Section, frozen=True):
-    """A model's kernels as they were measured on a device, with one in ``expert_engines`` of its experts.
+    """A model's kernels as they were measured on a device, with one in ``expert_engines`` of its experts (1
+    for a model that has none).
 
     ``gemm_tflop_per_s`` is the device's best rate of a large BF16 matrix product then,
     ``prefill_tflop_per_s`` that of ``prefill_new`` tokens over ``prefill_context`` cached ones. ``fit`` are
@@ -58,7 +60,7 @@ class KernelProfile(Section, frozen=True):
 
 class HardwareProfile(Section, frozen=True):
     """A host as real hardware has it; every figure names its source. ``kernels``, by model, take the place
-    of the GPU's figures where they were measured."""
+    of the GPU's figures where they were measured: for each number of engines that share the experts."""
 
     name: str
     description: str
@@ -74,12 +76,24 @@ class HardwareProfile(Section, frozen=True):
     gpu_memory_share: Figure
     hbm_bandwidth: Figure
     decode_overhead: Figure
-    kernels: dict[str, KernelProfile] = msgspec.field(default_factory=dict)
+    kernels: dict[str, tuple[KernelProfile, ...]] = msgspec.field(default_factory=dict)
 
     def figures(self) -> dict[str, Figure]:
         """All figures by name."""
         values = {field: getattr(self, field) for field in self.__struct_fields__}
         return {name: value for name, value in values.items() if isinstance(value, Figure)}
+
+    def kernels_of(self, model: Model, engines: int) -> KernelProfile | None:
+        """Of one of ``engines`` engines that share the experts, if the model has any."""
+        shared = engines if model.expert_parallel else 1
+        of_model = self.kernels.get(model.name, ())
+        return next((kernels for kernels in of_model if kernels.expert_engines == shared), None)
+
+    def with_kernels(self, model: Model, measured: Sequence[KernelProfile]) -> HardwareProfile:
+        """The profile with these, in the place of those for as many engines."""
+        by_engines = {of.expert_engines: of for of in (*self.kernels.get(model.name, ()), *measured)}
+        of_model = tuple(by_engines[engines] for engines in sorted(by_engines))
+        return msgspec.structs.replace(self, kernels={**self.kernels, model.name: of_model})
 
     def replaced(self, values: Mapping[str, float]) -> HardwareProfile:
         """The profile with other values for some figures; raises ExperimentError for a name it lacks."""

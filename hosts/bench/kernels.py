@@ -8,11 +8,14 @@ throttles shows in all points alike.
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from contextlib import AsyncExitStack
 from typing import Literal
 
 import msgspec
 
+from hosts.claim import Claim, ClaimedError, claimed
 from hosts.compute import ComputeError
 from hosts.compute.torch.importing import require_torch
 from hosts.config import DeviceKind
@@ -34,25 +37,27 @@ class AttentionPoint(msgspec.Struct, frozen=True):
 
 
 class TokenPoint(msgspec.Struct, frozen=True):
-    """A layer's MLP (``part`` dense or experts) or the head, for ``tokens`` tokens."""
+    """A layer's MLP (``part`` dense or experts) or the head, for ``tokens`` tokens. Experts are those of one
+    of ``engines`` engines that share them."""
 
     part: TokenPart
     tokens: int
+    engines: int = 1
 
 
 class Kernels(msgspec.Struct, frozen=True):
     """What is measured: points of ``model``, each for ``seconds``, in ``rounds``. ``python`` as in
-    `ComputeConfig`."""
+    `ComputeConfig`. With a ``claim`` the process holds its host meanwhile."""
 
     model: str
     device: DeviceKind
     gpu: str
-    expert_engines: int
     attention: tuple[AttentionPoint, ...]
     tokens: tuple[TokenPoint, ...]
     seconds: float
     rounds: int
     python: str = ""
+    claim: Claim | None = None
 
     @property
     def deadline_s(self) -> float:
@@ -89,14 +94,26 @@ def main() -> int:
     """Entry point of the process that measures, with the torch that it is told to use."""
     kernels = msgspec.json.decode(sys.argv[1], type=Kernels)
     try:
-        require_torch(kernels.python)
-        from hosts.compute.torch.measuring import measured
-
-        found = measured(kernels)
-    except ComputeError as error:
+        found = asyncio.run(_measured_alone(kernels))
+    except (ClaimedError, ComputeError) as error:
         sys.exit(str(error))
     sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
     return 0
+
+
+async def _measured_alone(kernels: Kernels) -> Measured:
+    """In a thread: whoever else wants the host is told who has it."""
+    async with AsyncExitStack() as stack:
+        if kernels.claim is not None:
+            await stack.enter_async_context(claimed(kernels.claim))
+        return await asyncio.to_thread(_measured, kernels)
+
+
+def _measured(kernels: Kernels) -> Measured:
+    require_torch(kernels.python)
+    from hosts.compute.torch.measuring import measured
+
+    return measured(kernels)
 
 
 if __name__ == "__main__":

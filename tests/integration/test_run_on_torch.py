@@ -98,7 +98,7 @@ def test_a_calibration_is_a_profile_that_a_run_predicts_by(tmp_path: Path) -> No
         timeout=100,
     )
     assert "TFLOP/s of a large BF16 matrix product" in done.stdout
-    kernels = load_profile(str(profile)).kernels["toy-latent"]
+    [kernels] = load_profile(str(profile)).kernels["toy-latent"]
     assert kernels.command == "dualpath " + " ".join(command)
     assert kernels.held_out.points == 24
     file = experiment(tmp_path, {"kind": "timed"}, cluster={**TOY["cluster"], "profile": str(profile)})

@@ -12,6 +12,7 @@ import torch
 from hosts.bench.kernels import AttentionPoint, Kernels, Measured, PointTimes, TokenPoint
 from hosts.compute.torch.device import find_devices
 from hosts.compute.torch.layers import Layers
+from hosts.compute.torch.mlp import MixtureOfExperts
 from hosts.compute.torch.stopwatch import Stopwatch, Times, Work, open_stopwatch
 from hosts.compute.torch.weights import weights
 from hosts.content import FINITE
@@ -44,7 +45,13 @@ def measured(kernels: Kernels) -> Measured:
 def _work(kernels: Kernels, device: torch.device) -> Sequence[Work]:
     """Of every point, in their order."""
     model = find_model(kernels.model)
-    layers = Layers(model, kernels.expert_engines, device)
+    first, *rest = sorted({point.engines for point in kernels.tokens if point.part == "experts"}) or [1]
+    layers = Layers(model, first, device)
+    further = {
+        ("experts", engines): MixtureOfExperts(model.experts, model.hidden, engines, device)
+        for engines in rest
+        if model.experts is not None
+    }
     longest = max(p.requests * (p.cached_tokens + p.new_tokens) for p in kernels.attention)
     widest = max([p.requests * p.new_tokens for p in kernels.attention] + [p.tokens for p in kernels.tokens])
     # Finite numbers of any kind, as runs have (`hosts.content`): zeros draw less power, and clocks rise.
@@ -60,7 +67,8 @@ def _work(kernels: Kernels, device: torch.device) -> Sequence[Work]:
         return partial(layers.kinds[point.kind], hidden[: point.requests * point.new_tokens], entries)
 
     def of_tokens(point: TokenPoint) -> Work:
-        return partial(layers.parts[point.part], hidden[: point.tokens])
+        layer = further.get((point.part, point.engines), layers.parts[point.part])
+        return partial(layer, hidden[: point.tokens])
 
     return [*map(attention, kernels.attention), *map(of_tokens, kernels.tokens)]
 

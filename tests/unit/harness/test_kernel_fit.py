@@ -189,12 +189,13 @@ def kind_flops(kind: Attention) -> int:
     return kind.score_flops(0, 1) - kind.index_flops(0, 1)
 
 
-def plan(name: str, engines: int = 2) -> ComputePlan:
+def plan(name: str, *engines: int) -> ComputePlan:
+    model = find_model(name)
     return ComputePlan(
-        model=find_model(name),
+        model=model,
         device="cpu",
         gpu="",
-        expert_engines=engines,
+        expert_engines=engines or ((2,) if model.expert_parallel else (1,)),
         longest_context=65_536,
         most_tokens=4096,
         seconds=0.1,
@@ -206,17 +207,17 @@ def plan(name: str, engines: int = 2) -> ComputePlan:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_device_of_one_rate_is_predicted_as_flops_over_it(name: str, tmp_path: Path) -> None:
     model = find_model(name)
-    calibrated = calibrate_compute(plan(name), load_profile("hopper-400g"), at_a_rate)
+    [kernels] = calibrate_compute(plan(name), at_a_rate)
+    calibrated = load_profile("hopper-400g").with_kernels(model, [kernels])
     file = tmp_path / "new.toml"
     file.write_text(to_toml(calibrated))
     assert load_profile(str(file)) == calibrated
-    kernels = calibrated.kernels[name]
     assert kernels.held_out.largest < 0.01
     assert kernels.held_out_again.largest == 0
     assert kernels.held_out_asking is not None
     assert kernels.held_out_asking.largest < 0.01
     assert kernels.prefill_tflop_per_s * 1e12 == pytest.approx(RATE, rel=0.01)
-    assert [line for line in kernels_remarks(kernels) if line.startswith("warning")] == []
+    assert [line for line in kernels_remarks([kernels]) if line.startswith("warning")] == []
     by_flops = scale(experiment(name), load_profile("hopper-400g").replaced({"gpu_memory": 2000}), model, 64)
     config = msgspec.structs.replace(by_flops.engines["prefill"], kernels=kernels.times)
     prediction = prediction_of(config)
@@ -228,27 +229,83 @@ def test_a_device_of_one_rate_is_predicted_as_flops_over_it(name: str, tmp_path:
     )
 
 
-def experiment(model: str, profile: str = "hopper-400g", hosts: int = 1) -> Experiment:
+def experiment(
+    model: str, profile: str = "hopper-400g", prefill_hosts: int = 1, decode_hosts: int = 1
+) -> Experiment:
     return Experiment(
         name="x",
         model=model,
         workload=Workload(synthesize="paper-64k"),
         replay=Replay(agents=1),
-        cluster=Cluster(prefill_hosts=hosts, decode_hosts=hosts, profile=profile),
+        cluster=Cluster(prefill_hosts=prefill_hosts, decode_hosts=decode_hosts, profile=profile),
         scale=Scale(bytes_divisor=64, time_dilation=8),
     )
 
 
-def test_kernels_of_other_shares_of_the_experts_are_refused() -> None:
-    calibrated = calibrate_compute(plan("dualpath-27b", engines=8), load_profile("hopper-400g"), at_a_rate)
-    model = find_model("dualpath-27b")
-    decode = scale(experiment(model.name), calibrated, model, 64).engines["decode"]
-    assert decode.kernels is not None
-    assert decode.host_engines == 8
-    with pytest.raises(ExperimentError, match=r"over 8 engines, but this experiment has 16 .*--engines 16"):
-        scale(experiment(model.name, hosts=2), calibrated, model, 64)
+def test_roles_with_different_numbers_of_engines_have_kernels_of_their_own() -> None:
+    model, hopper = find_model("dualpath-27b"), load_profile("hopper-400g")
+    eight, sixteen = calibrate_compute(plan(model.name, 8, 16), at_a_rate)
+    calibrated = hopper.with_kernels(model, [eight, sixteen])
+    engines = scale(experiment(model.name, decode_hosts=2), calibrated, model, 64).engines
+    assert engines["prefill"].kernels == eight.times
+    assert engines["decode"].kernels == sixteen.times
+    assert engines["decode"].host_engines == 8
+    assert scale(experiment(model.name, prefill_hosts=2, decode_hosts=2), calibrated, model, 64).engines[
+        "prefill"
+    ].kernels == (sixteen.times)
     dense = find_model("qwen2.5-32b")
     assert scale(experiment(dense.name), calibrated, dense, 64).engines["decode"].kernels is None
+
+
+def test_experts_alone_are_measured_for_each_number_of_engines() -> None:
+    def fewer_are_faster(kernels: Kernels) -> Measured:
+        found = at_a_rate(kernels)
+        tokens = [
+            PointTimes(times.device_s * (10 if point == "experts" else 1) / engines, times.asking_s)
+            for times, (point, engines) in zip(
+                found.tokens, [(p.part, p.engines) for p in kernels.tokens], strict=True
+            )
+        ]
+        return msgspec.structs.replace(found, tokens=tuple(tokens))
+
+    several, one = plan("dualpath-27b", 8, 16), plan("dualpath-27b", 8)
+    experts = sum(p.part == "experts" for p in Points.of(one).tokens)
+    assert len(Points.of(several).tokens) == len(Points.of(one).tokens) + experts
+    assert Points.of(several).kernels(several).attention == Points.of(one).kernels(one).attention
+    eight, sixteen = calibrate_compute(several, fewer_are_faster)
+    (dense, expert), (same, faster) = eight.times.mlps, sixteen.times.mlps
+    assert (dense, eight.times.head, eight.times.attention) == (
+        same,
+        sixteen.times.head,
+        sixteen.times.attention,
+    )
+    assert faster.of(1000) == pytest.approx(expert.of(1000) / 2)
+    assert eight.prefill_tflop_per_s < sixteen.prefill_tflop_per_s
+
+
+def test_what_is_measured_again_takes_the_place_of_what_was_and_the_rest_stays() -> None:
+    model, other = find_model("dualpath-27b"), find_model("toy-latent")
+    [eight, sixteen] = calibrate_compute(plan(model.name, 8, 16), at_a_rate)
+    [toy] = calibrate_compute(plan(other.name), at_a_rate)
+    before = load_profile("hopper-400g").with_kernels(model, [sixteen]).with_kernels(other, [toy])
+    newer = msgspec.structs.replace(sixteen, device="another")
+    after = before.with_kernels(model, [newer, eight])
+    assert after.kernels == {model.name: (eight, newer), other.name: (toy,)}
+
+
+def test_a_number_of_engines_that_was_not_measured_is_said_with_the_command_that_does() -> None:
+    model = find_model("dualpath-27b")
+    calibrated = load_profile("hopper-400g").with_kernels(
+        model, calibrate_compute(plan(model.name, 8), at_a_rate)
+    )
+    of = experiment(model.name, "my h200.toml", prefill_hosts=3, decode_hosts=2)
+    with pytest.raises(ExperimentError) as error:
+        scale(of, calibrated, model, 64)
+    assert str(error.value) == (
+        "profile kernels of dualpath-27b: found measured with the experts over 8 engines, but this experiment "
+        "has 24 prefill and 16 decode engines; expected over 16 and 24, too: 'dualpath calibrate compute "
+        "dualpath-27b --engines 16,24 --profile 'my h200.toml' --out 'my h200.toml'' adds them"
+    )
 
 
 def test_a_fit_that_predicts_badly_is_said() -> None:
@@ -260,8 +317,8 @@ def test_a_fit_that_predicts_badly_is_said() -> None:
         )
         return msgspec.structs.replace(found, attention=attention)
 
-    kernels = calibrate_compute(plan("toy-latent"), load_profile("hopper-400g"), noisy).kernels["toy-latent"]
-    [warning] = [line for line in kernels_remarks(kernels) if line.startswith("warning")]
+    [kernels] = calibrate_compute(plan("toy-latent"), noisy)
+    [warning] = [line for line in kernels_remarks([kernels]) if line.startswith("warning")]
     assert "held-out points are predicted up to" in warning
     assert kernels.held_out_again.points == kernels.held_out.points
     assert 0.5 < kernels.held_out_again.largest < 3
@@ -277,8 +334,8 @@ def test_a_device_that_cannot_capture_is_said() -> None:
     def uncaptured(kernels: Kernels) -> Measured:
         return msgspec.structs.replace(at_a_rate(kernels), not_captured=3, reason="capture invalidated")
 
-    kernels = calibrate_compute(plan("toy-latent"), load_profile("hopper-400g"), uncaptured).kernels
-    [warning] = [line for line in kernels_remarks(kernels["toy-latent"]) if line.startswith("warning")]
+    kernels = calibrate_compute(plan("toy-latent"), uncaptured)
+    [warning] = [line for line in kernels_remarks(kernels) if line.startswith("warning")]
     assert "at 3 points" in warning
     assert "capture invalidated" in warning
 
@@ -292,7 +349,7 @@ def test_where_asking_is_computing_it_takes_no_time_of_its_own() -> None:
             tokens=tuple(PointTimes(t.device_s, 0) for t in found.tokens),
         )
 
-    kernels = calibrate_compute(plan("toy-latent"), load_profile("hopper-400g"), cpu).kernels["toy-latent"]
+    [kernels] = calibrate_compute(plan("toy-latent"), cpu)
     assert kernels.held_out_asking is None
     kinds = [kind for _, kind in find_model("toy-latent").attention]
     assert kernels.times.asking_s(kinds, [[(1000, 100)]] * 8) == 0
