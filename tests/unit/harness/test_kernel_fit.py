@@ -22,16 +22,19 @@ from harness.calibration.kernel_fit import (
 )
 from harness.calibration.kernel_points import REFERENCE_NEW, ComputePlan, Points
 from harness.calibration.kernels_table import kernels_remarks
+from harness.circumstances import circumstances
 from harness.experiment import (
     Cluster,
     Experiment,
     ExperimentError,
+    KernelProfile,
     Replay,
     Scale,
     Workload,
     load_profile,
     to_toml,
 )
+from harness.preparation import prepare
 from harness.scale_model import scale
 from hosts.bench.kernels import AttentionPoint, Kernels, Measured, PointTimes
 from hosts.compute import Piece, prediction_of
@@ -302,10 +305,31 @@ def test_a_number_of_engines_that_was_not_measured_is_said_with_the_command_that
     with pytest.raises(ExperimentError) as error:
         scale(of, calibrated, model, 64)
     assert str(error.value) == (
-        "profile kernels of dualpath-27b: found measured with the experts over 8 engines, but this experiment "
-        "has 24 prefill and 16 decode engines; expected over 16 and 24, too: 'dualpath calibrate compute "
-        "dualpath-27b --engines 16,24 --profile 'my h200.toml' --out 'my h200.toml'' adds them"
+        "profile kernels of dualpath-27b: found measured with the experts over 8 engines, but this "
+        "experiment has 24 prefill and 16 decode engines; expected over 16 and 24, too: 'dualpath calibrate "
+        "compute dualpath-27b --engines 16,24 --profile 'my h200.toml' --out 'my h200.toml'' adds them"
     )
+
+
+def test_a_run_says_what_its_kernels_were_measured_on(tmp_path: Path) -> None:
+    model, file = find_model("dualpath-27b"), tmp_path / "mine.toml"
+    eight, sixteen = calibrate_compute(plan(model.name, 8, 16), at_a_rate)
+
+    def labels(*kernels: KernelProfile) -> list[str]:
+        file.write_text(to_toml(load_profile("hopper-400g").with_kernels(model, kernels)))
+        of = prepare(experiment(model.name, str(file), decode_hosts=2))
+        told = circumstances(of, {"labels": []})["emulation"]["labels"]
+        return [label for label in told if "not executed" in label]
+
+    where = f"a test's (none) on {eight.measured_at}, not executed"
+    assert labels(eight, sixteen) == [f"GPU compute is timed by what its kernels took on {where}"]
+    elsewhere = msgspec.structs.replace(sixteen, device="another's")
+    assert labels(eight, elsewhere) == [
+        f"GPU compute of prefill hosts is timed by what its kernels took on {where}",
+        "GPU compute of decode hosts is timed by what its kernels took on "
+        + where.replace("a test's", "another's"),
+    ]
+    assert labels() == ["GPU compute is timed by a FLOP model, not executed"]
 
 
 def test_a_fit_that_predicts_badly_is_said() -> None:
