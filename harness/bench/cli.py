@@ -59,12 +59,17 @@ def transport_command(
     json: JsonOption = False,
 ) -> None:
     """Bandwidth, operations, latency and CPU of a transport between two processes of this machine."""
+    kinds = names("kind", kind, _TRANSPORTS)
+    if memory == "gpu" and "tcp" in kinds:
+        raise ExperimentError(
+            "--memory: found gpu beside --kind tcp, which moves no GPU memory; expected --kind verbs or nixl"
+        )
     ends = [
         Ends(
             TransportConfig(kind=name, bind_address=address),
             TransportConfig(kind=name, bind_address=peer_address),
         )
-        for name in names("kind", kind, _TRANSPORTS)
+        for name in kinds
     ]
     cases = [
         bench_transport(
@@ -115,13 +120,24 @@ def storage_command(
         Literal["host", "gpu"],
         typer.Option(help="Where the blocks go; gpu: by cuFile, and through the host's memory."),
     ] = "host",
-    gpu: Annotated[int, typer.Option(min=0, help="Which, of those that CUDA_VISIBLE_DEVICES shows.")] = 0,
+    gpu: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Which, of those that CUDA_VISIBLE_DEVICES shows [default: the first].",
+            show_default=False,
+        ),
+    ] = None,
     seconds: SecondsOption = 3.0,
     rounds: RoundsOption = 4,
     peer: _PeerOption = True,
     json: JsonOption = False,
 ) -> None:
     """Bandwidth, operations, latency and CPU of reads from a directory."""
+    if memory == "host" and gpu is not None:
+        raise ExperimentError(
+            f"--gpu: found {gpu} beside --memory host, which is on none; expected --memory gpu"
+        )
     (file_bytes,) = sizes("size", size)
     configs = [
         StorageConfig(kind="posix", root=str(root), read_streams=depth, cache=cache, engine=name)
@@ -137,7 +153,7 @@ def storage_command(
             raise ExperimentError(
                 f"--cache: found {cache}, cuFile reads past it: expected direct with --memory gpu"
             )
-        cases = [bench_gpu_storage(gpu, configs, reads, file_bytes, rounds) for reads in each]
+        cases = [bench_gpu_storage(gpu or 0, configs, reads, file_bytes, rounds) for reads in each]
     else:
         cases = [bench_storage(configs, reads, file_bytes, rounds, peer) for reads in each]
     if json:

@@ -12,6 +12,7 @@ from harness.bench.copies_table import print_copies
 from harness.bench.layerwise import bench_layerwise, print_layerwise
 from harness.bench.options import RoundsOption, SecondsOption, names, sizes
 from harness.console import JsonOption, out, print_json
+from harness.experiment import ExperimentError
 from hosts.bench.device_copies import Layer
 from hosts.bench.layerwise import PromptShape
 from hosts.config import ComputeConfig, CopyKind, DeviceKind, TransportConfig, TransportKind
@@ -73,17 +74,33 @@ def layerwise_command(
         CopyKind, typer.Option(help="What copies KV: the GPU's copy engines, or a NIC by --transport.")
     ] = "cuda",
     transport: Annotated[
-        TransportKind, typer.Option(help="How the NIC copies: verbs, nixl; tcp to try without one.")
-    ] = "verbs",
-    address: Annotated[str, typer.Option(help="The NIC's address.")] = "127.0.0.1",
+        TransportKind | None,
+        typer.Option(
+            help="How the NIC copies: verbs, nixl; tcp to try without one [default: verbs].",
+            show_default=False,
+        ),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="The NIC's address [default: 127.0.0.1].", show_default=False)
+    ] = None,
     seconds: SecondsOption = 0.5,
     rounds: RoundsOption = 4,
     json: JsonOption = False,
 ) -> None:
     """A prefill pass whose KV is loaded layer by layer, beside loading alone and computing alone."""
+    if device == "cpu" and gpu:
+        raise ExperimentError(
+            f"--gpu: found {gpu} beside --device cpu, which uses none; expected --device cuda"
+        )
+    if copy != "nic" and (transport or address):
+        raise ExperimentError(
+            f"--transport, --address: found {transport or address} beside --copy {copy}, which uses no NIC; "
+            "expected --copy nic"
+        )
     shape = PromptShape(model, cached - cached % 64, new, 64)
     config = ComputeConfig("torch", device, (gpu,) if gpu else (), engines, copy=copy)
-    report = bench_layerwise(shape, config, TransportConfig(transport, address), rounds, seconds)
+    through = TransportConfig(transport or "verbs", address or "127.0.0.1")
+    report = bench_layerwise(shape, config, through, rounds, seconds)
     if json:
         derived = {"over_longest": report.over_longest, "hidden": report.hidden}
         print_json({**msgspec.to_builtins(report), **derived})

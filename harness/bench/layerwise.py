@@ -46,8 +46,9 @@ class LayerwiseReport(msgspec.Struct, frozen=True):
 
     @property
     def hidden(self) -> float | None:
-        """How much of the shorter part is hidden: 1 all of it, 0 if one follows the other; the median of the
-        rounds' own shares. None where that part is too short to be seen beside the other."""
+        """How much of the shorter part is hidden: 1 all of it, 0 if one follows the other, less if both
+        together take longer than that; the median of the rounds' own shares. None where that part is too
+        short to be seen beside the other."""
         load, compute, together = (self.rounds[part] for part in ("load", "compute", "together"))
         shorter, longer = sorted((self.seconds("load"), self.seconds("compute")))
         if shorter < _SEEN * longer:
@@ -98,10 +99,14 @@ def print_layerwise(report: LayerwiseReport, out: Console) -> None:
     out.print(f"load      {load * 1e3:9.3f} ms  {report.nbytes / load / 1e9:.3g} GB/s of KV, all layers")
     out.print(f"compute   {compute * 1e3:9.3f} ms  {report.flops / compute / 1e12:.3g} TFLOP/s")
     out.print(f"together  {report.seconds('together') * 1e3:9.3f} ms  layer by layer, new KV copied back")
-    out.print(f"{report.over_longest:.2f} x the longer of load and compute ({_hidden(report.hidden)})")
+    out.print(f"{report.over_longest:.2f} x the longer of load and compute ({_hidden(report)})")
 
 
-def _hidden(share: float | None) -> str:
+def _hidden(report: LayerwiseReport) -> str:
+    share = report.hidden
     if share is None:
         return f"the other is less than {_SEEN:.0%} of it, too short to be seen"
+    if share < 0:
+        more = -share * min(report.seconds("load"), report.seconds("compute"))
+        return f"nothing is hidden: together takes {more * 1e3:.3g} ms more than one after the other"
     return f"{share:.0%} of the other is hidden behind it"

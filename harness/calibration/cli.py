@@ -23,7 +23,7 @@ from harness.calibration.on_host import host_of, measured_on
 from harness.calibration.result import calibration_file, save
 from harness.calibration.table import remarks, storage_table, transfer_table
 from harness.console import JsonOption, out, print_json
-from harness.experiment import load_experiment, load_profile, to_toml
+from harness.experiment import ExperimentError, load_experiment, load_profile, to_toml
 from harness.grounds import InventoryOption, ModeOption, ground_of
 from harness.inventory import load_inventory
 from harness.progress import RunProgress
@@ -143,6 +143,14 @@ def compute_command(
     An experiment uses it by `cluster.profile = "FILE"`; its times are then what was measured, not FLOPs over
     an assumed rate.
     """
+    if inventory is None and host:
+        raise ExperimentError(
+            f"--host: found {host} without --inventory; expected --inventory, whose host it is"
+        )
+    if device == "cpu" and gpu:
+        raise ExperimentError(
+            f"--gpu: found {gpu} beside --device cpu, which uses none; expected --device cuda"
+        )
     output = output or Path(f"profile-{model}.toml")
     check_new_profile(output, profile)
     base, of = load_profile(profile), find_model(model)

@@ -66,6 +66,40 @@ def experiment(tmp_path: Path, workload: str = SYNTHETIC, turns: int = 2, cluste
     [
         (["run", "io_bound_1p1"], "did you mean 'io_bound_1p1d'"),
         (["run"], "run: expected either an experiment (and --out, --inventory), or --resume RUN_DIR"),
+        (
+            ["calibrate", "compute", "toy-latent", "--host", "p0"],
+            "--host: found p0 without --inventory; expected --inventory, whose host it is",
+        ),
+        (
+            ["calibrate", "compute", "toy-latent", "--device", "cpu", "--gpu", "3"],
+            "--gpu: found 3 beside --device cpu, which uses none; expected --device cuda",
+        ),
+        (
+            ["calibrate", "compute", "toy-latent", "--out", "/nonexistent/p.toml"],
+            "--out: found /nonexistent/p.toml, whose folder is not there; expected a file that can be "
+            "written: make the folder or name another",
+        ),
+        (
+            ["bench", "layerwise", "--device", "cpu", "--gpu", "3"],
+            "--gpu: found 3 beside --device cpu, which uses none; expected --device cuda",
+        ),
+        (
+            ["bench", "layerwise", "--transport", "nixl"],
+            "--transport, --address: found nixl beside --copy cuda, which uses no NIC; expected --copy nic",
+        ),
+        (
+            ["bench", "layerwise", "--address", "10.0.0.1"],
+            "--transport, --address: found 10.0.0.1 beside --copy cuda, which uses no NIC; expected --copy "
+            "nic",
+        ),
+        (
+            ["bench", "storage", ".", "--gpu", "0"],
+            "--gpu: found 0 beside --memory host, which is on none; expected --memory gpu",
+        ),
+        (
+            ["bench", "transport", "--kind", "verbs,tcp", "--memory", "gpu"],
+            "--memory: found gpu beside --kind tcp, which moves no GPU memory; expected --kind verbs or nixl",
+        ),
         (["run", "demo", "--fast"], "No such option: --fast"),
         (["run", "demo", "--mode", "cloud"], "'cloud' is not one of 'auto', 'network_namespaces'"),
         (["walk"], "No such command 'walk'"),

@@ -238,7 +238,7 @@ def experiment(
     return Experiment(
         name="x",
         model=model,
-        workload=Workload(synthesize="paper-64k"),
+        workload=Workload(synthesize="paper-64k", synthesized_sessions=20),
         replay=Replay(agents=1),
         cluster=Cluster(prefill_hosts=prefill_hosts, decode_hosts=decode_hosts, profile=profile),
         scale=Scale(bytes_divisor=64, time_dilation=8),

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from rich.console import Console
 
-from harness.bench.layerwise import LayerwiseReport, bench_layerwise
+from harness.bench.layerwise import LayerwiseReport, bench_layerwise, print_layerwise
 from hosts.bench.layerwise import LayerwisePass, PassPart, PromptShape
 from hosts.compute import ComputeError
 from hosts.config import ComputeConfig, CopyKind, TransportConfig
@@ -25,14 +26,16 @@ needs_torch = pytest.mark.skipif(
 seconds = st.floats(1e-4, 10)
 
 
+def reported(parts: list[tuple[float, float]], together: list[float]) -> LayerwiseReport:
+    load, compute = ([pair[i] for pair in parts] for i in (0, 1))
+    rounds: dict[PassPart, list[float]] = {"load": load, "compute": compute, "together": together}
+    return LayerwiseReport(TOY, "cpu", "copy engines", 1, 1, 1, rounds)
+
+
 @given(st.lists(st.tuples(seconds, seconds), min_size=1, max_size=7))
 def test_hidden_wholly_is_one_and_not_at_all_is_the_sum(parts: list[tuple[float, float]]) -> None:
-    def report(together: list[float]) -> LayerwiseReport:
-        load, compute = ([pair[i] for pair in parts] for i in (0, 1))
-        rounds = {"load": load, "compute": compute, "together": together}
-        return LayerwiseReport(TOY, "cpu", "copy engines", 1, 1, 1, rounds)
-
-    hidden, in_turn = report([max(pair) for pair in parts]), report([sum(pair) for pair in parts])
+    hidden = reported(parts, [max(pair) for pair in parts])
+    in_turn = reported(parts, [sum(pair) for pair in parts])
     assert hidden.over_longest == 1
     assert 1 < in_turn.over_longest <= 2
     if hidden.hidden is None:
@@ -41,6 +44,20 @@ def test_hidden_wholly_is_one_and_not_at_all_is_the_sum(parts: list[tuple[float,
     else:
         assert hidden.hidden == pytest.approx(1)
         assert in_turn.hidden == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("together", "said"),
+    [
+        (0.010, "(100% of the other is hidden behind it)"),
+        (0.013, "(25% of the other is hidden behind it)"),
+        (0.0218, "(nothing is hidden: together takes 7.8 ms more than one after the other)"),
+    ],
+)
+def test_what_is_hidden_in_words(together: float, said: str) -> None:
+    with (console := Console(width=200)).capture() as printed:
+        print_layerwise(reported([(0.004, 0.010)], [together]), console)
+    assert printed.get().splitlines()[-1].endswith(said)
 
 
 @needs_torch
