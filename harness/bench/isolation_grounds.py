@@ -164,6 +164,8 @@ class RackHosts:
             verbs=plan.transport.verbs,
             compute="timed" if plan.collectives == "transport" else "torch",
             device="cuda" if plan.collectives == "nccl" else "cpu",
+            without_torch="--collectives transport",
+            without_gpu="--collectives gloo",
         )
         run_id = secrets.token_hex(4)
         async with open_launcher(inventory) as launcher:

@@ -15,13 +15,16 @@ from hosts.protocol import Role
 @dataclass(frozen=True, slots=True)
 class Needs:
     """``engines`` are a host's. ``buffer_bytes`` are a host's of each role, with what is mapped beside the
-    buffer; ``storage_bytes`` are primed and persisted at once, at most."""
+    buffer; ``storage_bytes`` are primed and persisted at once, at most. ``without_torch`` and
+    ``without_gpu``: what to set to need none."""
 
     transport: TransportKind = "tcp"
     compute: ComputeKind = "timed"
     device: DeviceKind | None = None
     copy: CopyKind = "cuda"
     engines: int = 1
+    without_torch: str = "compute.kind = 'timed'"
+    without_gpu: str = "compute.device = 'cpu' (times are no GPU's then)"
     verbs: VerbsConfig = field(default_factory=VerbsConfig)
     buffer_pages: PageKind = "base"
     buffer_bytes: Mapping[Role, int] = field(default_factory=dict)

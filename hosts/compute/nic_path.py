@@ -36,13 +36,13 @@ class NicPath:
             return self._transport.register(memory)
         if not isinstance(self._transport, RegistersDeviceMemory):
             raise ComputeError(
-                "compute.copy = 'nic': this transport moves no GPU memory; expected transport.kind = "
-                "'verbs' or 'nixl', or compute.copy = 'cuda'"
+                "copies through the NIC: this transport moves no GPU memory; expected verbs or nixl, or the "
+                "GPU's copy engines"
             )
         try:
             return self._transport.register_device_memory(memory)
         except TransferError as error:
-            raise ComputeError(f"compute.copy = 'nic': {error}; or set compute.copy = 'cuda'") from error
+            raise ComputeError(f"copies through the NIC: {error}; or use the GPU's copy engines") from error
 
     def withdraw(self, region: Region) -> None:
         """What was offered. Nothing is under way in it any more."""

@@ -87,7 +87,7 @@ def test_hosts_without_a_gpu_say_so_before_anything_runs(tmp_path: Path) -> None
 def test_a_calibration_is_a_profile_that_a_run_predicts_by(tmp_path: Path) -> None:
     profile = tmp_path / "mine.toml"
     command = [
-        *("calibrate", "compute", "toy-latent", "--device", "cpu", "--engines", "2", "--seconds", "0.02"),
+        *("calibrate", "compute", "toy-latent", "--device", "cpu", "--engines", "2,4", "--seconds", "0.02"),
         *("--rounds", "1", "--longest-context", "4096", "--most-tokens", "512", "--out", str(profile)),
     ]
     done = subprocess.run(
@@ -98,7 +98,8 @@ def test_a_calibration_is_a_profile_that_a_run_predicts_by(tmp_path: Path) -> No
         timeout=100,
     )
     assert "TFLOP/s of a large BF16 matrix product" in done.stdout
-    [kernels] = load_profile(str(profile)).kernels["toy-latent"]
+    kernels, of_four = load_profile(str(profile)).kernels["toy-latent"]
+    assert (kernels.expert_engines, of_four.expert_engines) == (2, 4)
     assert kernels.command == "dualpath " + " ".join(command)
     assert kernels.held_out.points == 24
     file = experiment(tmp_path, {"kind": "timed"}, cluster={**TOY["cluster"], "profile": str(profile)})

@@ -62,14 +62,45 @@ def test_a_host_without_a_gpu_is_found_before_anything_runs(lab: SshdLab, tmp_pa
     assert "there is no GPU" in said
 
 
-def test_kernels_are_measured_on_a_host(lab: SshdLab, tmp_path: Path) -> None:
-    profile = tmp_path / "host.toml"
+def calibrate_on(lab: SshdLab, profile: Path) -> subprocess.CompletedProcess[str]:
     argv = [
         *(*lab.prefix, sys.executable, "-m", "harness.cli", "calibrate", "compute", "toy-grouped"),
         *("--inventory", str(lab.inventory), "--host", "d0", "--device", "cpu", "--seconds", "0.01"),
         *("--rounds", "1", "--longest-context", "4096", "--most-tokens", "512", "--out", str(profile)),
     ]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
+
+
+HOLDS = """
+import asyncio
+from hosts.claim import Claim, claimed
+
+async def hold():
+    async with claimed(Claim("0123abcd", "alice", "2026-01-02T03:04:05+00:00", "10.0.0.1")):
+        print("held", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(hold())
+"""
+
+
+def test_kernels_are_not_measured_on_a_host_that_a_run_holds(lab: SshdLab, tmp_path: Path) -> None:
+    argv = ["nsenter", f"--net={lab.namespace('d0')}", "--", sys.executable, "-c", HOLDS]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            done = calibrate_on(lab, tmp_path / "host.toml")
+        finally:
+            holder.kill()
+    assert done.returncode == 3
+    assert "host d0: in use by run 0123abcd of alice on 10.0.0.1, since 2026-01-02T03:04:05" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kernels_are_measured_on_a_host(lab: SshdLab, tmp_path: Path) -> None:
+    profile = tmp_path / "host.toml"
+    done = calibrate_on(lab, profile)
     assert done.returncode == 0, done.stderr
     assert "points on d0" in done.stderr
     [kernels] = load_profile(str(profile)).kernels["toy-grouped"]

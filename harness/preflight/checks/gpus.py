@@ -98,15 +98,15 @@ def torch(case: Case) -> Iterator[Finding]:
     if not found.torch:
         yield case.error(
             "torch",
-            "not installed for the Python that the inventory names; compute.kind = 'torch' needs it",
+            "not installed for the Python that the inventory names",
             "pip install torch there, in a build for its driver (it is several GB: no run brings it), or set "
-            "compute.kind = 'timed'",
+            f"{needs.without_torch}",
         )
     elif needs.device == "cuda" and not found.gpus:
         yield case.error(
             "torch",
             f"{found.torch}, but there is no GPU by {found.source}",
-            "install the GPU's driver, or set compute.device = 'cpu' (times are no GPU's then)",
+            f"install the GPU's driver, or set {needs.without_gpu}",
         )
     else:
         yield case.ok("torch", found.torch)

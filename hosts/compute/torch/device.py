@@ -153,8 +153,8 @@ def find_devices(kind: DeviceKind, gpus: tuple[str, ...], engines: int) -> list[
     missing = [gpu for gpu in gpus if gpu.lower() not in by_name]
     if missing:
         raise ComputeError(
-            f"compute: torch sees no GPU {', '.join(missing)}, found {', '.join(sorted(by_name))}: correct "
-            "gpus in the inventory (index, UUID or PCI address), or CUDA_VISIBLE_DEVICES"
+            f"compute: torch sees no GPU {', '.join(missing)}, found {', '.join(sorted(by_name))}: name one "
+            "by index, UUID or PCI address (--gpu, gpus in the inventory), or correct CUDA_VISIBLE_DEVICES"
         )
     return [torch.device("cuda", by_name[gpu.lower()]) for gpu in gpus[:engines]]
 
@@ -164,15 +164,14 @@ def _usable_gpus() -> int:
     if torch.version.cuda is None:
         raise ComputeError(
             f"compute: torch {torch.__version__} on this host is built without CUDA; expected a CUDA build: "
-            "install one that fits the driver, or compute on the CPU (compute.device, --device)"
+            "install one that fits the driver, or use the CPU"
         )
     try:
         torch.cuda.init()
     except RuntimeError as error:  # no driver, one too old for this build, or no device
         raise ComputeError(
             f"compute: torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use a GPU: "
-            f"{str(error).splitlines()[0]}: update the driver, install a torch build for it, or compute "
-            "on the CPU (compute.device, --device)"
+            f"{str(error).splitlines()[0]}: update the driver, install a torch build for it, or use the CPU"
         ) from error
     return int(torch.cuda.device_count())
 

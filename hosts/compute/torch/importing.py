@@ -30,7 +30,7 @@ def require_torch(python: str) -> None:
     except ImportError as error:
         raise ComputeError(
             f"compute: torch is not installed for {python or sys.executable} ({error}): pip install "
-            "'dualpath-testbed[gpu]' or torch there, or set compute.kind = 'timed'"
+            "'dualpath-testbed[gpu]' or torch there"
         ) from error
 
 

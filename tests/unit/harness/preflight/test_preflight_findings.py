@@ -198,12 +198,21 @@ def test_whatever_could_not_be_found_out_is_said_and_nothing_else_breaks(
     assert all(finding.fix for finding in found if finding.severity in ("error", "warning"))
 
 
+NO_TORCH = changed("d0", "gpus", torch="")
+
+
 def test_engines_compute_on_gpus_unless_they_need_none() -> None:
     bare = changed("d0", "gpus", gpus=())
     found = [finding for finding in judged(needs=COMPUTING, d0=bare) if finding.check == "torch"]
     (error,) = [finding for finding in found if finding.severity == "error"]
     assert (error.host, error.evidence) == ("d0", "2.13.0, but there is no GPU by nvidia-smi")
     assert "compute.device = 'cpu'" in error.fix
+    bench = with_needs(COMPUTING, without_torch="--collectives transport", without_gpu="--collectives gloo")
+    for lacking, fix in ((bare, "or set --collectives gloo"), (NO_TORCH, "or set --collectives transport")):
+        (error,) = [
+            f for f in judged(needs=bench, d0=lacking) if f.check == "torch" and f.severity == "error"
+        ]
+        assert error.fix.endswith(fix)
     on_the_cpu = with_needs(COMPUTING, device="cpu")
     assert not [f for f in judged(needs=on_the_cpu, d0=bare) if f.check == "torch" and f.severity != "ok"]
-    assert not [f for f in judged(needs=NEEDS, d0=changed("d0", "gpus", torch="")) if f.check == "torch"]
+    assert not [f for f in judged(needs=NEEDS, d0=NO_TORCH) if f.check == "torch"]
