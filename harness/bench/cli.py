@@ -99,10 +99,7 @@ def transport_command(
     "bench storage /mnt/kv --memory gpu` (GPUDirect Storage beside reads into host memory and copies)",
 )
 def storage_command(
-    root: Annotated[
-        Path,
-        typer.Argument(exists=True, file_okay=False, help="A directory of the file system to read from."),
-    ],
+    root: Annotated[Path, typer.Argument(help="A directory of the file system to read from.")],
     block: Annotated[str, typer.Option(help="Block sizes, separated by commas: 64K,1M,64M.")] = "1M",
     depth: Annotated[int, typer.Option(min=1, help="Reads outstanding.")] = 16,
     size: Annotated[str, typer.Option(help="Size of the file that is written for it.")] = "1G",
@@ -134,6 +131,10 @@ def storage_command(
     json: JsonOption = False,
 ) -> None:
     """Bandwidth, operations, latency and CPU of reads from a directory."""
+    if not root.is_dir():
+        raise ExperimentError(
+            f"{root}: found no such directory, expected one of the file system to read from"
+        )
     if memory == "host" and gpu is not None:
         raise ExperimentError(
             f"--gpu: found {gpu} beside --memory host, which is on none; expected --memory gpu"
