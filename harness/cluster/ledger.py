@@ -69,6 +69,14 @@ class RunClaim:
             raise ClusterError(
                 f"cannot make {self.scratch}: {error}; fix: choose another directory"
             ) from error
+        except (
+            BaseException
+        ):  # an interrupt, perhaps when it had been made: nobody leaves what was not entered
+            with suppress(OSError):
+                self.scratch.rmdir()
+            self._withdraw()
+            os.close(self._fd)
+            raise
         return self
 
     def __exit__(

@@ -155,7 +155,7 @@ def test_a_file_system_that_is_full(tmp_path: Path) -> None:
     assert store.free_bytes == 16384
     assert store.write_error == "No space left on device"
     assert (store.direct_error, store.error) == (None, "")
-    assert facts.directory.free_bytes == 16384
+    assert facts.directory.free_bytes <= 16384  # the store is tried meanwhile
 
 
 @needs_mount_namespaces
