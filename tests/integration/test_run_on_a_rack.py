@@ -86,15 +86,13 @@ def test_hosts_with_two_compute_nics_move_kv_through_both(lab: SshdLab, tmp_path
     with CommandRun(experiment, tmp_path, "--inventory", str(inventory), prefix=lab.prefix) as run:
         finish_exactly(run)
     samples = run.table("telemetry/nics.parquet")
-    for host in ("p0", "d0"):
-        carried = {
-            nic: its["rx_bytes"].max() - its["rx_bytes"].min()
-            for nic, its in samples[(samples["host"] == host) & (samples["network"] == "compute")].groupby(
-                "nic"
-            )
-        }
-        assert carried.keys() == {"comp0", "mgmt0"}
-        assert min(carried.values()) > 0.2 * max(carried.values())
+    compute = samples[samples["network"] == "compute"]
+    # All that is computed is handed over, whichever host has read what it is computed over.
+    for host, way in (("p0", "tx_bytes"), ("d0", "rx_bytes")):
+        by_nic = compute[compute["host"] == host].groupby("nic")[way]
+        carried = by_nic.max() - by_nic.min()
+        assert list(carried.index) == ["comp0", "mgmt0"]
+        assert carried.min() > 0.1 * carried.max()
 
 
 def test_the_second_of_two_evaluators_is_told_who_was_first(lab: SshdLab, tmp_path: Path) -> None:
