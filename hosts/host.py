@@ -61,7 +61,7 @@ class Host:
         """That of an engine, of this host or of a peer; all hosts have as many."""
         return self.rails[share(engine, self.config.engines, len(self.rails))]
 
-    async def peer(self, host: str, engine: int = 0) -> Connection:
+    async def peer(self, host: str, engine: int) -> Connection:
         """The connection to another host's agent for what belongs to a prefill engine: by its rail at both
         ends, as fabrics have a switch a rail."""
         addresses = self.peers[host]
@@ -149,7 +149,8 @@ async def opened_compute(host: Host) -> Compute:
     """What computes on the host, which is its caller's to close.
 
     In a thread: importing torch and making weights takes longer than the control node waits for a sign.
-    Who is cancelled meanwhile waits for it, and gives back what it has taken."""
+    Who is cancelled meanwhile waits for it, and gives back what it has taken.
+    """
     config = host.config
     nics = [await NicPath.open(*rail) for rail in host.rails] if config.compute.copy == "nic" else []
     opening = asyncio.ensure_future(

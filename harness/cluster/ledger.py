@@ -69,9 +69,8 @@ class RunClaim:
             raise ClusterError(
                 f"cannot make {self.scratch}: {error}; fix: choose another directory"
             ) from error
-        except (
-            BaseException
-        ):  # an interrupt, perhaps when it had been made: nobody leaves what was not entered
+        except BaseException:
+            # An interrupt, perhaps when it had been made: nobody leaves what was not entered.
             with suppress(OSError):
                 self.scratch.rmdir()
             self._withdraw()

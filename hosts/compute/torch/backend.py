@@ -81,11 +81,13 @@ class TorchCompute:
 
     async def close(self) -> None:
         """See `Compute`. Lanes may need this event loop to end, so they have to be idle first."""
-        await all_idle(self._engines)
-        self._resources.close()
-        self._engines.clear()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        try:
+            await all_idle(self._engines)
+        finally:
+            self._resources.close()
+            self._engines.clear()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
 
 
 def _filler(seed: int) -> NDArray[np.uint8]:

@@ -61,10 +61,11 @@ class Engine:
         return await asyncio.wrap_future(self._waiting[self.computing].submit(span_ns))
 
     async def idle(self) -> None:
-        """Until nothing that was asked for is under way."""
+        """Until nothing that was asked for is under way, on any lane; then what failed on one is raised."""
         marks = await asyncio.wrap_future(self.ask(lambda: [lane.mark() for lane in self.lanes]))
-        for lane, mark in zip(self.lanes, marks, strict=True):
-            await self.wait(lane, mark)
+        waits = (self.wait(lane, mark) for lane, mark in zip(self.lanes, marks, strict=True))
+        for error in filter(None, await asyncio.gather(*waits, return_exceptions=True)):
+            raise error
 
     def close(self) -> None:
         """End the threads, when what was asked for is done."""

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_process_hosts import engine
 from numpy.typing import NDArray
 
 pytest.importorskip("torch", reason="torch is not installed here (tox -e torch installs it)")
 
 import torch
 
-from hosts.compute import NicPath
+from hosts.compute import NicPath, open_compute
 from hosts.compute.torch import nic_copying
-from hosts.compute.torch.copying import CopyEngines, CopyLane
+from hosts.compute.torch.copying import CopyEngines, CopyLane, CopyLanes, CpuCopyLane
+from hosts.compute.torch.engine import Engine
 from hosts.compute.torch.kv import KvMemory
+from hosts.compute.torch.layers import Layers
 from hosts.compute.torch.nic_copying import NicCopying
-from hosts.config import Geometry, TransportConfig
+from hosts.config import ComputeConfig, Geometry, TransportConfig
 from hosts.memory import mapped
 from hosts.transport import TransferError, open_transport
 from workloads.models import find_model
@@ -124,6 +129,69 @@ def test_a_lane_keeps_its_order_and_waits_for_others(way: str) -> None:
         copy_out.unload(slots, opened.memory[1024 : 1024 + 8 * 64].reshape(8, 64))
         opened.until_there(copy_out)
         assert np.array_equal(opened.memory[1024 : 1024 + 8 * 64].reshape(8, 64), rows)
+
+
+def test_an_engine_is_idle_when_all_lanes_are_also_if_one_has_failed() -> None:
+    kv = KvMemory(MODEL, Geometry(5, 16, 100), 1, CPU, np.empty(4 * SLOT_BYTES, np.uint8))
+    copies = CopyLanes(FailingLane(), CpuCopyLane())
+    one = Engine(0, Layers(MODEL, 1, CPU), kv, copies)
+    may_end, ended = threading.Event(), threading.Event()
+    slow = SlowMark(may_end, ended)
+    one.copy_out.mark = lambda: slow  # type: ignore[method-assign]
+
+    async def test() -> None:
+        idle = asyncio.create_task(one.idle())
+        await asyncio.sleep(0.05)
+        assert not idle.done()
+        may_end.set()
+        with pytest.raises(TransferError, match="the NIC failed"):
+            await idle
+        assert ended.is_set()
+
+    try:
+        asyncio.run(asyncio.wait_for(test(), 20))
+    finally:
+        one.close()
+
+
+class FailingLane(CpuCopyLane):
+    def mark(self) -> Any:
+        class Failed:
+            def wait(self) -> None:
+                raise TransferError("itself", "write", 0, 0, "the NIC failed")
+
+        return Failed()
+
+
+class SlowMark:
+    def __init__(self, may_end: threading.Event, ended: threading.Event) -> None:
+        self._may_end, self._ended = may_end, ended
+
+    def wait(self) -> None:
+        assert self._may_end.wait(10)
+        self._ended.set()
+
+
+def test_what_cannot_become_idle_is_closed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hosts.compute.torch import backend
+
+    async def failed(engines: object) -> None:
+        raise TransferError("itself", "write", 0, 0, "the NIC failed")
+
+    async def test() -> None:
+        config = ComputeConfig(kind="torch", device="cpu")
+        compute = open_compute(
+            config, engine(model=MODEL.name), 1, Geometry(5, 16, 100), 1, np.empty(64, np.uint8)
+        )
+        assert isinstance(compute, backend.TorchCompute)
+        (one,) = compute._engines
+        monkeypatch.setattr(backend, "all_idle", failed)
+        with pytest.raises(TransferError):
+            await compute.close()
+        with pytest.raises(RuntimeError, match="shutdown"):
+            one.ask(lambda: None)
+
+    asyncio.run(test())
 
 
 def test_the_mark_behind_a_failed_copy_says_what_failed_and_the_lane_goes_on() -> None:
