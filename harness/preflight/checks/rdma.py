@@ -12,14 +12,22 @@ from harness.preflight.findings import Finding, Severity
 
 
 def ports(case: Case) -> Iterator[Finding]:
-    """Each compute NIC has an active port with a GID. Verbs cannot do without it, NIXL's UCX can."""
+    """Each compute NIC has an active port of its own, with a GID. Verbs cannot do without, NIXL's UCX can."""
     transport = case.needs.transport if case.needs else None
     if transport == "tcp" or case.facts.rdma.error:
         return
     severity: Severity = "error" if transport == "verbs" else "info"
+    users: dict[str, str] = {}
     for nic in case.host.compute_nics:
         port, problem = _port(case, nic)
-        if port is not None:
+        if port is not None and (other := users.setdefault(str(port), nic.name)) != nic.name:
+            yield case.finding(
+                severity,
+                "rdma",
+                f"{port}: found for compute NICs {other} and {nic.name}, expected one each",
+                "name each one's own device in the inventory, and none in the experiment (transport.verbs)",
+            )
+        elif port is not None:
             yield from _of_port(case, nic, port, severity)
         elif transport is not None:
             found = ", ".join(f"{p} ({p.interface or p.link_layer})" for p in case.facts.rdma.ports)

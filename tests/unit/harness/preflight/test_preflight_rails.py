@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from recorded_rack import NUMBERS, facts, inventory, judged, told
+from recorded_rack import NEEDS, NUMBERS, facts, inventory, judged, told
 
 from harness.inventory import ComputeNic, Inventory
 from harness.preflight.examine import peers_questions
 from harness.preflight.facts import Address, HostFacts, NicReach, Reach
+from hosts.config import VerbsConfig
 from hosts.rails import share
 
 MOST_RAILS = 3
@@ -82,3 +85,11 @@ def test_every_compute_nic_needs_an_rdma_port_for_verbs() -> None:
     found = [f for f in told(judged(rack, **known)) if f.check == "rdma"]
     assert {(f.severity, f.host) for f in found} == {("error", name) for name in NUMBERS}
     assert all("no RDMA port has the address of eth3" in f.evidence for f in found)
+
+
+def test_two_compute_nics_by_one_rdma_port_are_no_two_rails() -> None:
+    rack, known = with_rails(dict.fromkeys(NUMBERS, 2))
+    needs = dataclasses.replace(NEEDS, verbs=VerbsConfig(device="mlx5_2"))
+    found = [f for f in told(judged(rack, needs, **known)) if f.check == "rdma"]
+    assert {(f.severity, f.host) for f in found} == {("error", name) for name in NUMBERS}
+    assert all("found for compute NICs eth2 and eth3, expected one each" in f.evidence for f in found)
